@@ -1,0 +1,86 @@
+/*
+ * polder.h: what a program may ask of the Polder heap that it runs on, whether it links libpolder.so or was started with
+ * it preloaded. C99 and C++.
+ *
+ * Every function may be called from any thread at any time, except from signal handlers and between fork and exec in a
+ * child of a process that used vfork. Sizes are bytes.
+ *
+ * A program that does not link the library declares the functions weak and checks that they are there:
+ *
+ *     #pragma weak polder_set_memory_limit
+ *     if (polder_set_memory_limit) polder_set_memory_limit(512u << 20);
+ */
+#ifndef POLDER_POLDER_H
+#define POLDER_POLDER_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#define POLDER_VERSION "0.1.0"
+
+#ifdef __cplusplus
+extern "C" {
+#define POLDER_NOEXCEPT noexcept
+#else
+#define POLDER_NOEXCEPT
+#endif
+
+/* Version of the library that runs, "major.minor.patch"; a string that lives as long as the process. */
+const char* polder_version(void) POLDER_NOEXCEPT;
+
+/*
+ * Sets how much memory the heap may keep resident, its own state included; 0 means no limit. A higher limit takes effect
+ * at once. A lower one too for everything allocated from now on, and the call blocks until what is resident fits it. It
+ * replaces the limit that the process was started with.
+ *
+ * Returns 0, or an error number (errno keeps its value):
+ *   EINVAL     below the minimum of 8 MiB
+ *   ETIMEDOUT  the new limit is in force, but after several seconds more than that is still resident: too much of it is
+ *              locked, or the swap file is full or too slow
+ *   another    the pager could not be started, for instance EPERM without permission for userfaultfd(2); the old limit
+ *              stays in force
+ */
+int polder_set_memory_limit(size_t bytes) POLDER_NOEXCEPT;
+
+/* The limit in force; 0 means none. */
+size_t polder_get_memory_limit(void) POLDER_NOEXCEPT;
+
+/*
+ * Counters of this process, since it was started or forked. Those marked "now" rise and fall with what they name, all
+ * others only grow. They are read one by one while other threads go on, so they need not add up exactly.
+ */
+struct polder_statistics {
+  size_t size; /* set by the caller: sizeof(struct polder_statistics) */
+
+  uint64_t limit_bytes;        /* now; 0: none */
+  uint64_t charged_bytes;      /* now: bound on what is resident, never above the limit */
+  uint64_t peak_charged_bytes; /* highest charged_bytes */
+  uint64_t metadata_bytes;     /* now: the part of charged_bytes that is the heap's own state */
+  uint64_t stored_bytes;       /* now: contents that are in the swap file or known as a pattern instead of in memory */
+
+  uint64_t faults;            /* page faults that the pager served */
+  uint64_t soft_faults;       /* of these, on pages that were about to be evicted and could simply be put back */
+  uint64_t fills_zero;        /* pages filled: fresh, reading as zero */
+  uint64_t fills_swap;        /* pages filled from the swap file because a thread waited for them */
+  uint64_t fills_same_filled; /* pages filled with one repeated word */
+  uint64_t fills_readahead;   /* pages filled from the swap file in advance */
+  uint64_t fill_wait_ns;      /* time that threads waited for fills, summed */
+
+  uint64_t evictions;     /* pages that left memory */
+  uint64_t bytes_read;    /* from the swap file */
+  uint64_t bytes_written; /* to the swap file */
+  uint64_t io_errors;     /* reads and writes that failed */
+  uint64_t throttled_ns;  /* time that allocating threads waited for room, summed */
+};
+
+/*
+ * Fills `statistics` and sets its size to what was filled. Does not block.
+ * Returns 0, or EINVAL when size is smaller than that of this version's structure.
+ */
+int polder_get_statistics(struct polder_statistics* statistics) POLDER_NOEXCEPT;
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* POLDER_POLDER_H */

@@ -1,0 +1,16 @@
+// The handlers that the library has around fork().
+//
+//   prepare   runs last of all prepare handlers, because it is registered before any constructor has run: others may
+//             still allocate. Takes the C library's lock of its list of streams, then the manager's locks
+//   child     runs first of all child handlers: others find a heap that works
+//
+// Before the child handlers glibc clears the locks of all streams, which live in the heap. So the prepare handler, after
+// eviction has been stopped, touches every stream: its pages are resident when the child is made.
+#pragma once
+
+namespace polder::runtime {
+
+// Called once, when the manager starts.
+void install_fork_handlers();
+
+}  // namespace polder::runtime

@@ -1,0 +1,53 @@
+// What the library keeps per thread: three words of initial-exec TLS, so that no access ever allocates.
+//
+//   cache        the heap's cache of this thread, or ThreadCache::empty(): the only word that malloc and free look at.
+//                Their fast paths miss with the empty cache, so everything unusual is recognised in the slow paths
+//   phase        fresh → creating → caching → retired. Threads begin fresh (memory comes from the loader's TLS image); the
+//                first slow path makes the cache; the pthread key's destructor flushes it at thread exit. What later
+//                destructors allocate and free goes to the heap's central lists directly
+//   unevictable  how many UnevictableScopes are open: the thread's allocations come from the metadata pool while not 0
+//
+// Owned by its thread alone; no locks.
+#pragma once
+
+#include <cstdint>
+
+#include "heap/thread_cache.h"
+
+namespace polder::runtime {
+
+enum class ThreadPhase : std::uint8_t { fresh, creating, caching, retired };
+
+struct ThreadState {
+  ThreadCache* cache;
+  ThreadCache* set_aside;  // the cache, while a scope hides it
+  ThreadPhase phase;
+  std::uint32_t unevictable;
+};
+
+[[gnu::tls_model("initial-exec")]] extern constinit thread_local ThreadState thread_state;
+
+// The thread's cache, made if this is its first need of one. ThreadCache::empty() where it has none: at thread exit, in
+// an UnevictableScope, and when there is no memory for one. Starts the library if need be. Preserves errno.
+ThreadCache* own_cache();
+
+// Makes thread exit work for threads whose cache is older than the C library's readiness: the main thread. Called once,
+// from the constructor.
+void prepare_thread_exit();
+
+// While one exists, everything that the thread allocates through the C interface is unevictable (runtime/unevictable.h):
+// around calls that make the C library allocate what service threads, or a forked child's first steps, will touch.
+// Scopes nest.
+class UnevictableScope {
+ public:
+  UnevictableScope() { enter(); }
+  ~UnevictableScope() { leave(); }
+  UnevictableScope(const UnevictableScope&) = delete;
+  UnevictableScope& operator=(const UnevictableScope&) = delete;
+
+  // The two halves, as hooks for lower layers.
+  static void enter();
+  static void leave();
+};
+
+}  // namespace polder::runtime

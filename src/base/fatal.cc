@@ -1,0 +1,61 @@
+#include "base/fatal.h"
+
+#include <cstdlib>
+
+#include "base/message.h"
+
+namespace polder {
+
+void die(const Message& message) {
+  say(message);
+  std::abort();
+}
+
+void report_double_free(const void* pointer) {
+  die(Message().text("double free of ").pointer(pointer));
+}
+
+void report_foreign_pointer(const char* operation, const void* pointer) {
+  die(Message().text(operation).text(" of ").pointer(pointer).text(", which this allocator did not hand out"));
+}
+
+void report_interior_pointer(const char* operation, const void* pointer) {
+  die(Message().text(operation).text(" of ").pointer(pointer).text(", which is not the start of an allocation"));
+}
+
+void report_arena_unavailable(std::size_t smallest_bytes, int error) {
+  die(Message()
+          .text("cannot reserve even ")
+          .size(smallest_bytes)
+          .text(" of address space: ")
+          .error(error)
+          .text("; raise RLIMIT_AS (ulimit -v) or set vm.overcommit_memory to 0 or 1"));
+}
+
+void report_new_without_runtime() {
+  die(Message().text("operator new has no memory, and no C++ runtime library that could throw std::bad_alloc"));
+}
+
+void report_bad_option(const char* option, const char* problem) {
+  say(Message().text("option ").text(option).text(": ").text(problem));
+  std::_Exit(2);
+}
+
+void report_fork_without_pager(const char* step, int error) {
+  die(Message()
+          .text("a forked child cannot reach its evicted memory: ")
+          .text(step)
+          .text(": ")
+          .error(error)
+          .text("; the child ends here rather than read wrong bytes"));
+}
+
+void report_touched_before_child_pager(const void* address) {
+  die(Message()
+          .text("evicted page ")
+          .pointer(address)
+          .text(" was touched in a forked child before its pager could serve it; the child ends here rather than use "
+                "wrong bytes"));
+}
+
+}  // namespace polder

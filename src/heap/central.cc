@@ -1,0 +1,160 @@
+#include "heap/central.h"
+
+#include <bit>
+
+#include "base/check.h"
+#include "base/fatal.h"
+
+namespace polder {
+
+unsigned Central::list_for(const Slab& slab) {
+  if (slab.free == 0) return Slab::kNoList;
+  if (slab.free == slab.capacity) return kEmptyList;
+  return (slab.capacity - slab.free) * kFullnessCount / slab.capacity;
+}
+
+void Central::link_locked(Slab* slab, unsigned list) {
+  slab->list = static_cast<std::uint8_t>(list);
+  if (list == Slab::kNoList) return;
+  slab->previous = nullptr;
+  slab->next = lists_[list];
+  if (slab->next != nullptr) slab->next->previous = slab;
+  lists_[list] = slab;
+  if (list == kEmptyList) ++empty_count_;
+}
+
+void Central::unlink_locked(Slab* slab) {
+  if (slab->list == Slab::kNoList) return;
+  if (slab->previous != nullptr) {
+    slab->previous->next = slab->next;
+  } else {
+    POLDER_CHECK(lists_[slab->list] == slab, "slab is not on its list", slab, slab->list);
+    lists_[slab->list] = slab->next;
+  }
+  if (slab->next != nullptr) slab->next->previous = slab->previous;
+  if (slab->list == kEmptyList) --empty_count_;
+  slab->list = Slab::kNoList;
+}
+
+void Central::relist_locked(Slab* slab) {
+  const unsigned list = list_for(*slab);
+  if (list == slab->list) return;
+  unlink_locked(slab);
+  link_locked(slab, list);
+}
+
+unsigned Central::take_locked(void** objects, unsigned wanted) {
+  unsigned taken = 0;
+  unsigned list = kFullnessCount;  // the lists in order: fullest first, the empty slabs last
+  while (taken < wanted) {
+    while (list > 0 && lists_[list - 1] == nullptr) --list;
+    Slab* const slab = list > 0 ? lists_[list - 1] : lists_[kEmptyList];
+    if (slab == nullptr) break;
+    taken += slab->take(map_->arena(), objects + taken, wanted - taken);
+    relist_locked(slab);
+  }
+  counts_.free_objects -= taken;
+  if (taken > 0) ++counts_.refills;
+  return taken;
+}
+
+unsigned Central::take(void** objects, unsigned wanted) {
+  const os::MutexLock lock(mutex_);
+  return take_locked(objects, wanted);
+}
+
+unsigned Central::adopt(Slab* slab, void** objects, unsigned wanted) {
+  const os::MutexLock lock(mutex_);
+  map_->set_slab(slab->first, {info_of(size_class_).granules}, size_class_, slab);
+  ++counts_.slabs;
+  counts_.free_objects += slab->free;
+  link_locked(slab, kEmptyList);
+  return take_locked(objects, wanted);
+}
+
+void Central::retire_locked(Slab* slab, Slab** released) {
+  unlink_locked(slab);
+  map_->set_kinds(slab->first, {info_of(size_class_).granules}, GranuleKind::retired);
+  --counts_.slabs;
+  counts_.free_objects -= slab->capacity;
+  slab->next = *released;
+  *released = slab;
+}
+
+Slab* Central::give(void* const* objects, unsigned count, unsigned spares) {
+  const SizeClassInfo& info = info_of(size_class_);
+  const Arena& arena = map_->arena();
+  Slab* released = nullptr;
+
+  const os::MutexLock lock(mutex_);
+  counts_.free_objects += count;
+  ++counts_.flushes;
+  unsigned next = 0;
+  while (next < count) {
+    // One slab after the other, neighbours in the bitmap together.
+    const GranuleId granule = map_->granule(objects[next]);
+    if (map_->kind(granule) != kind_of(size_class_)) report_double_free(objects[next]);
+    Slab* const slab = map_->slab(granule);
+    const char* const base = arena.address(slab->first);
+    const std::size_t length = info.granules * kGranuleSize;
+    unsigned word = 0;
+    std::uint64_t bits = 0;
+    for (; next < count; ++next) {
+      const auto offset = static_cast<std::size_t>(static_cast<const char*>(objects[next]) - base);
+      if (offset >= length) break;
+      const std::uint32_t index = object_index(info, static_cast<std::uint32_t>(offset));
+      if (index >= info.capacity || std::size_t{index} * info.size != offset) {
+        report_interior_pointer("free", objects[next]);
+      }
+      if (index / 64 != word) {
+        if (const std::uint64_t already = slab->give(word, bits); already != 0) {
+          report_double_free(base + (word * 64 + static_cast<unsigned>(std::countr_zero(already))) * std::size_t{info.size});
+        }
+        word = index / 64;
+        bits = 0;
+      }
+      const std::uint64_t bit = std::uint64_t{1} << (index % 64);
+      if ((bits & bit) != 0) report_double_free(objects[next]);
+      bits |= bit;
+    }
+    if (const std::uint64_t already = slab->give(word, bits); already != 0) {
+      report_double_free(base + (word * 64 + static_cast<unsigned>(std::countr_zero(already))) * std::size_t{info.size});
+    }
+    relist_locked(slab);
+  }
+  while (empty_count_ > spares) retire_locked(lists_[kEmptyList], &released);
+  return released;
+}
+
+Slab* Central::give_up_empty() {
+  const os::MutexLock lock(mutex_);
+  Slab* released = nullptr;
+  while (empty_count_ > 0) retire_locked(lists_[kEmptyList], &released);
+  return released;
+}
+
+Central::Statistics Central::statistics() const {
+  const os::MutexLock lock(mutex_);
+  return counts_;
+}
+
+void Central::verify_locked() const {
+  std::uint64_t free_objects = 0;
+  std::uint64_t empty = 0;
+  for (unsigned list = 0; list < kListCount; ++list) {
+    const Slab* previous = nullptr;
+    for (const Slab* slab = lists_[list]; slab != nullptr; previous = slab, slab = slab->next) {
+      POLDER_CHECK(slab->previous == previous, "slab list is torn", slab, list);
+      POLDER_CHECK(slab->list == list && list_for(*slab) == list, "slab is on the wrong list", slab, list);
+      POLDER_CHECK(slab->size_class == size_class_, "slab is on another class's list", slab, list);
+      slab->verify();
+      free_objects += slab->free;
+      if (list == kEmptyList) ++empty;
+    }
+  }
+  POLDER_CHECK(free_objects == counts_.free_objects, "central's count of free objects is wrong", free_objects,
+               counts_.free_objects);
+  POLDER_CHECK(empty == empty_count_, "central's count of empty slabs is wrong", empty, empty_count_);
+}
+
+}  // namespace polder

@@ -1,0 +1,74 @@
+// The slabs of one size class that have free objects, between the threads' magazines and the buddy. Refills and flushes
+// go through here in batches. Creating and releasing the slabs themselves is the heap's business, outside the lock.
+//
+//   lock        LockRank::central, one per class
+//   invariants  a slab is on list `fullness` of its used objects (eighths of the capacity), or on the list of empty
+//               slabs, or on none when it has no free object; refills take from the fullest slabs, so that the others
+//               have a chance to become empty
+#pragma once
+
+#include <cstdint>
+
+#include "heap/granule_map.h"
+#include "heap/size_class.h"
+#include "heap/slab.h"
+#include "os/mutex.h"
+
+namespace polder {
+
+class alignas(64) Central {
+ public:
+  Central() = default;
+  void initialise(GranuleMap& map, SizeClass size_class) {
+    map_ = &map;
+    size_class_ = size_class;
+  }
+
+  // Up to `wanted` free objects, ascending within a slab; fewer when the slabs have no more.
+  unsigned take(void** objects, unsigned wanted) POLDER_EXCLUDES(mutex_);
+
+  // Adds a new slab whose memory is ready, enters it into the granule map, and takes from it.
+  unsigned adopt(Slab* slab, void** objects, unsigned wanted) POLDER_EXCLUDES(mutex_);
+
+  // Makes objects of this class free. Slabs that are empty now, beyond `spares`, are retired from the granule map and
+  // returned as a list (by `next`) for release. Ends the program with a report when one is free already or no object.
+  Slab* give(void* const* objects, unsigned count, unsigned spares) POLDER_EXCLUDES(mutex_);
+
+  // All empty slabs, as give() returns them.
+  Slab* give_up_empty() POLDER_EXCLUDES(mutex_);
+
+  struct Statistics {
+    std::uint64_t slabs = 0;
+    std::uint64_t free_objects = 0;
+    std::uint64_t refills = 0;
+    std::uint64_t flushes = 0;
+  };
+  Statistics statistics() const POLDER_EXCLUDES(mutex_);
+
+  // Checks the lists; the caller holds the mutex.
+  void verify_locked() const POLDER_REQUIRES(mutex_);
+  const Statistics& statistics_locked() const POLDER_REQUIRES(mutex_) { return counts_; }
+
+  os::Mutex& fork_mutex() const POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
+
+ private:
+  static constexpr unsigned kFullnessCount = 8;
+  static constexpr unsigned kEmptyList = kFullnessCount;
+  static constexpr unsigned kListCount = kFullnessCount + 1;
+
+  static unsigned list_for(const Slab& slab);
+  void link_locked(Slab* slab, unsigned list) POLDER_REQUIRES(mutex_);
+  void unlink_locked(Slab* slab) POLDER_REQUIRES(mutex_);
+  void relist_locked(Slab* slab) POLDER_REQUIRES(mutex_);
+  unsigned take_locked(void** objects, unsigned wanted) POLDER_REQUIRES(mutex_);
+  void retire_locked(Slab* slab, Slab** released) POLDER_REQUIRES(mutex_);
+
+  mutable os::Mutex mutex_{LockRank::central};
+  GranuleMap* map_ = nullptr;  // immutable after initialise
+  SizeClass size_class_;       // immutable after initialise
+  Slab* lists_[kListCount] POLDER_GUARDED_BY(mutex_) = {};
+  std::uint32_t empty_count_ POLDER_GUARDED_BY(mutex_) = 0;
+  Statistics counts_ POLDER_GUARDED_BY(mutex_);
+};
+
+}  // namespace polder

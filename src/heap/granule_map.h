@@ -1,0 +1,102 @@
+// What every granule of the arena is used for, by the heap: the first thing that free() looks up.
+//
+//   kind    one byte per granule: never used, a slab's size class, part of a large run, or retired. Accessible for the
+//           whole arena from the start, so any address inside the arena may be looked up.
+//   detail  four bytes per granule, accessible as far as runs have been handed out. Of a slab's granules: where its
+//           header is. Of a large run's first granule: its length in pages; of the granule before a padded head: how
+//           many granules of padding precede the head.
+//
+// Written under the lock of whoever owns the granule (central of its class, or large). Atomic: read without a lock by
+// whoever holds a pointer into the granule, which orders the read after the write; relaxed for that reason.
+// Lock: LockRank::large, only for making details accessible.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/check.h"
+#include "base/units.h"
+#include "heap/size_class.h"
+#include "os/mutex.h"
+#include "vm/arena.h"
+#include "vm/metadata.h"
+
+namespace polder {
+
+enum class GranuleKind : std::uint8_t {
+  never_used = 0,
+  // 1 … kSizeClassCount: part of a slab of that class
+  large_head = kSizeClassCount + 1,  // first granule of a large run
+  large_padded_head,                 // the same, preceded by granules that only serve its alignment
+  large_body,
+  large_padding,
+  retired,  // was in use, went back to the buddy
+};
+inline constexpr unsigned kGranuleKindCount = static_cast<unsigned>(GranuleKind::retired) + 1;
+
+constexpr GranuleKind kind_of(SizeClass size_class) { return static_cast<GranuleKind>(size_class.index); }
+constexpr bool is_slab(GranuleKind kind) { return kind != GranuleKind::never_used && kind < GranuleKind::large_head; }
+constexpr SizeClass class_of(GranuleKind kind) { return {static_cast<std::uint8_t>(kind)}; }
+
+struct Slab;
+
+class GranuleMap {
+ public:
+  // Aborts with a report when the kernel refuses the table's memory.
+  GranuleMap(const Arena& arena, const MetadataPool& pool, MetadataSpace& space);
+
+  static std::size_t metadata_bytes(GranuleCount granules);
+
+  const Arena& arena() const { return arena_; }
+
+  // Precondition: the arena contains the pointer.
+  GranuleKind kind(const void* pointer) const {
+    const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(pointer) - base_;
+    POLDER_DCHECK(offset < size_, "pointer outside the arena", pointer);
+    return kinds_[offset >> kGranuleShift].load(std::memory_order_relaxed);
+  }
+  GranuleKind kind(GranuleId granule) const { return kinds_[granule.value].load(std::memory_order_relaxed); }
+  void set_kind(GranuleId granule, GranuleKind kind) {
+    kinds_[granule.value].store(kind, std::memory_order_relaxed);
+  }
+  void set_kinds(GranuleId first, GranuleCount count, GranuleKind kind);
+
+  GranuleId granule(const void* pointer) const {
+    return {static_cast<std::uint32_t>((reinterpret_cast<std::uintptr_t>(pointer) - base_) >> kGranuleShift)};
+  }
+
+  // Makes the details of granules before `end` accessible. False without memory.
+  bool ensure(GranuleId end) POLDER_EXCLUDES(mutex_);
+
+  std::uint32_t detail(GranuleId granule) const { return details_[granule.value].load(std::memory_order_relaxed); }
+  void set_detail(GranuleId granule, std::uint32_t detail) {
+    details_[granule.value].store(detail, std::memory_order_relaxed);
+  }
+
+  // The header of the slab that the granule, of a slab kind, belongs to.
+  Slab* slab(GranuleId granule) const {
+    return reinterpret_cast<Slab*>(pool_base_ + std::size_t{detail(granule)} * kHeaderUnit);
+  }
+  void set_slab(GranuleId first, GranuleCount count, SizeClass size_class, const Slab* slab);
+
+  GranuleId ensured() const { return {ensured_.load(std::memory_order_acquire)}; }
+
+  os::Mutex& fork_mutex() const POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
+
+ private:
+  static constexpr std::size_t kHeaderUnit = 64;  // pool objects are aligned to it; 32 bits reach 256 GiB
+
+  const Arena& arena_;
+  const std::uintptr_t base_;
+  const std::size_t size_;
+  char* const pool_base_;
+  MetadataArray<std::atomic<GranuleKind>> kind_array_;
+  mutable os::Mutex mutex_{LockRank::large};
+  MetadataArray<std::atomic<std::uint32_t>> detail_array_ POLDER_GUARDED_BY(mutex_);
+  std::atomic<GranuleKind>* const kinds_;
+  std::atomic<std::uint32_t>* const details_;
+  // Granules whose details are accessible. Atomic: read without the mutex; release pairs with acquire in ensure().
+  std::atomic<std::uint32_t> ensured_{0};
+};
+
+}  // namespace polder

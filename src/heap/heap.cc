@@ -1,0 +1,239 @@
+#include "heap/heap.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/fatal.h"
+
+namespace polder {
+
+Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space)
+    : map_(arena, pool, space),
+      pool_(pool),
+      backing_(backing),
+      buddy_(buddy),
+      runs_(buddy, backing, map_),
+      large_(map_, runs_, buddy, backing) {
+  POLDER_CHECK(reinterpret_cast<std::uintptr_t>(arena.base()) % kBlockSize == 0, "arena is not block aligned",
+               arena.base());
+  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
+    centrals_[index - 1].initialise(map_, {static_cast<std::uint8_t>(index)});
+  }
+}
+
+// --- allocate ---------------------------------------------------------------------------------------------------------
+
+void* Heap::allocate_slow(ThreadCache* cache, std::size_t size) {
+  if (size <= kLargestSmall) return allocate_small_slow(cache, size_class_for(size));
+  return allocate_large(size, kGranuleSize, LargeRuns::Contents::any);
+}
+
+void* Heap::allocate_large(std::size_t size, std::size_t alignment, LargeRuns::Contents contents) {
+  void* const memory = large_.allocate(size, alignment, contents);
+  if (memory != nullptr || size > map_.arena().size() || !give_up_idle()) return memory;
+  return large_.allocate(size, alignment, contents);
+}
+
+void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
+  if (cache != ThreadCache::empty()) {
+    cache->grow(pool_, size_class, largest_magazine(size_class));
+    const unsigned capacity = cache->capacity(size_class);
+    if (capacity != 0) {
+      cache->push(size_class, take(size_class, cache->room(size_class), (capacity + 1) / 2));
+      return cache->try_allocate(size_class);
+    }
+  }
+  void* object = nullptr;
+  return take(size_class, &object, 1) == 1 ? object : nullptr;
+}
+
+void* Heap::allocate_aligned(ThreadCache* cache, std::size_t size, std::size_t alignment) {
+  POLDER_DCHECK(alignment != 0 && (alignment & (alignment - 1)) == 0, "alignment is no power of two", alignment);
+  const SizeClass size_class = size_class_for_aligned(size, alignment);
+  if (size_class.index != 0) return allocate_small(cache, size_class);
+  return allocate_large(std::max<std::size_t>(size, 1), std::max(alignment, kGranuleSize), LargeRuns::Contents::any);
+}
+
+void* Heap::allocate_zeroed(ThreadCache* cache, std::size_t size) {
+  if (size > kLargestSmall) return allocate_large(size, kGranuleSize, LargeRuns::Contents::zero);
+  void* const object = allocate_small(cache, size_class_for(size));
+  if (object != nullptr) std::memset(object, 0, size);
+  return object;
+}
+
+unsigned Heap::take(SizeClass size_class, void** objects, unsigned wanted) {
+  Central& central = central_of(size_class);
+  if (const unsigned taken = central.take(objects, wanted); taken != 0) return taken;
+  Slab* slab = create_slab(size_class);
+  if (slab == nullptr && give_up_idle()) slab = create_slab(size_class);
+  if (slab == nullptr) return central.take(objects, wanted);  // another thread may have freed some meanwhile
+  return central.adopt(slab, objects, wanted);
+}
+
+Slab* Heap::create_slab(SizeClass size_class) {
+  const SizeClassInfo& info = info_of(size_class);
+  const std::optional<Buddy::Taken> taken = runs_.take_space({info.granules}, {1});
+  if (!taken) return nullptr;
+  const std::size_t header_bytes = Slab::header_bytes(size_class);
+  void* const header = pool_.allocate(header_bytes);
+  if (header == nullptr || !backing_.provide({first_page(taken->first), {info.pages}})) {
+    if (header != nullptr) pool_.free(header, header_bytes);
+    runs_.return_space(*taken, {info.granules});
+    return nullptr;
+  }
+  auto* const slab = static_cast<Slab*>(header);
+  slab->initialise(size_class, taken->first);
+  return slab;
+}
+
+// --- free -------------------------------------------------------------------------------------------------------------
+
+void Heap::free_slow(ThreadCache* cache, void* pointer) {
+  const GranuleKind kind = require_start("free", pointer);
+  if (!is_slab(kind)) return large_.free(pointer);
+  const SizeClass size_class = class_of(kind);
+  if (cache == ThreadCache::empty()) return give(size_class, &pointer, 1);
+  if (cache->contains(kind, pointer)) report_double_free(pointer);
+
+  if (cache->count(size_class) == cache->capacity(size_class)) {
+    cache->grow(pool_, size_class, largest_magazine(size_class));
+    const unsigned capacity = cache->capacity(size_class);
+    if (capacity == 0) return give(size_class, &pointer, 1);
+    if (cache->count(size_class) == capacity) {
+      const unsigned flushed = (capacity + 1) / 2;
+      give(size_class, cache->oldest(size_class), flushed);
+      cache->drop_oldest(size_class, flushed);
+    }
+  }
+  const bool freed = cache->try_free(kind, pointer);
+  POLDER_CHECK(freed, "magazine with room refuses an object", pointer);
+}
+
+void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {
+  // An empty slab per class is kept for the next refill, unless memory is short.
+  const unsigned spares = backing_.limited() ? 0 : 1;
+  release_slabs(central_of(size_class).give(objects, count, spares));
+}
+
+GranuleCount Heap::release_slabs(Slab* slabs) {
+  GranuleCount released;
+  while (slabs != nullptr) {
+    Slab* const next = slabs->next;
+    const SizeClass size_class = slabs->size_class;
+    const SizeClassInfo& info = info_of(size_class);
+    const GranuleId first = slabs->first;
+    pool_.free(slabs, Slab::header_bytes(size_class));
+    runs_.release({first_page(first), {info.pages}}, first, {info.granules});
+    released += GranuleCount{info.granules};
+    slabs = next;
+  }
+  return released;
+}
+
+GranuleKind Heap::require_start(const char* operation, const void* pointer) const {
+  const GranuleKind kind = map_.kind(pointer);
+  const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+  if (is_slab(kind)) {
+    const SizeClassInfo& info = info_of(class_of(kind));
+    const auto offset = static_cast<std::uint32_t>(address & (info.granules * kGranuleSize - 1));
+    const std::uint32_t index = object_index(info, offset);
+    if (index >= info.capacity || index * info.size != offset) report_interior_pointer(operation, pointer);
+    return kind;
+  }
+  switch (kind) {
+    case GranuleKind::never_used:
+      report_foreign_pointer(operation, pointer);
+    case GranuleKind::retired:
+      report_double_free(pointer);
+    case GranuleKind::large_head:
+    case GranuleKind::large_padded_head:
+      if (address % kGranuleSize == 0) return kind;
+      report_interior_pointer(operation, pointer);
+    default:
+      report_interior_pointer(operation, pointer);
+  }
+}
+
+// --- reallocate -------------------------------------------------------------------------------------------------------
+
+std::size_t Heap::usable_size(const void* pointer) const {
+  const GranuleKind kind = require_start("malloc_usable_size", pointer);
+  return is_slab(kind) ? info_of(class_of(kind)).size : large_.usable_size(pointer);
+}
+
+void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
+  const GranuleKind kind = require_start("realloc", pointer);
+  const bool small = is_slab(kind);
+  const std::size_t usable = small ? info_of(class_of(kind)).size : large_.usable_size(pointer);
+  // Objects move to a smaller place only when at least half is to be gained.
+  if (size <= usable && size > usable / 2 && (small || size <= kLargestSmall)) return pointer;
+  if (!small && size > kLargestSmall && large_.resize(pointer, size)) return pointer;
+
+  void* const moved = allocate(cache, size);
+  if (moved == nullptr) return size <= usable ? pointer : nullptr;
+  std::memcpy(moved, pointer, std::min(size, usable));
+  free(cache, pointer);
+  return moved;
+}
+
+// --- caches -----------------------------------------------------------------------------------------------------------
+
+ThreadCache* Heap::create_cache() {
+  ThreadCache* const cache = ThreadCache::create(pool_);
+  if (cache == nullptr) return nullptr;
+  const os::MutexLock lock(caches_mutex_);
+  cache->next = caches_;
+  if (caches_ != nullptr) caches_->previous = cache;
+  caches_ = cache;
+  ++cache_count_;
+  return cache;
+}
+
+void Heap::destroy_cache(ThreadCache* cache) {
+  POLDER_CHECK(cache != ThreadCache::empty(), "the empty cache is not destroyed", cache);
+  flush_all(*cache);
+  {
+    const os::MutexLock lock(caches_mutex_);
+    if (cache->previous != nullptr) {
+      cache->previous->next = cache->next;
+    } else {
+      POLDER_CHECK(caches_ == cache, "thread cache is not on the list", cache);
+      caches_ = cache->next;
+    }
+    if (cache->next != nullptr) cache->next->previous = cache->previous;
+    --cache_count_;
+  }
+  cache->destroy(pool_);
+}
+
+void Heap::flush_all(ThreadCache& cache) {
+  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
+    const SizeClass size_class{static_cast<std::uint8_t>(index)};
+    const unsigned count = cache.count(size_class);
+    if (count == 0) continue;
+    give(size_class, cache.oldest(size_class), count);
+    cache.drop_oldest(size_class, count);
+  }
+}
+
+unsigned Heap::largest_magazine(SizeClass size_class) const {
+  const unsigned most = info_of(size_class).magazine;
+  return backing_.limited() ? std::max(most / 4, internal::kSmallestMagazine) : most;
+}
+
+bool Heap::give_up_idle() { return give_up_idle_granules().value != 0; }
+
+GranuleCount Heap::give_up_idle_granules() {
+  GranuleCount given;
+  for (Central& central : centrals_) given += release_slabs(central.give_up_empty());
+  given += runs_.purge_all();
+  return given;
+}
+
+GranuleCount Heap::trim(ThreadCache* cache) {
+  if (cache != ThreadCache::empty()) flush_all(*cache);
+  return give_up_idle_granules();
+}
+
+}  // namespace polder

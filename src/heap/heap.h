@@ -1,0 +1,167 @@
+// The heap: objects of any size out of the arena, to the caller's malloc and free. Owns the granule map, the central
+// lists of every size class, the large runs and the list of thread caches.
+//
+// Who calls: the malloc ABI of the runtime, on any thread of the program. Service threads never do.
+//
+// The life of an allocation
+//   1  ThreadCache::try_allocate pops a pointer from the thread's magazine: no lock, no atomic, no memory touched
+//   2  it is empty: allocate_slow refills half a magazine from the class's central list, under its lock
+//   3  no slab there has a free object: a new slab's run comes from the buddy, its pages from Backing::provide
+//   4  no memory for it: what the heap keeps idle goes back, one more try, then null
+// The life of a free
+//   1  the granule map gives the kind of the pointer's granule, ThreadCache::try_free pushes into that kind's magazine
+//   2  it is full: free_slow flushes its older half to the central list; slabs without objects go back to the buddy
+//   3  it is no slab: a large run is discarded and given back; anything else is a misuse that is reported
+//
+// Invariants: neither malloc nor free reads or writes the memory that is handed out (it may be evicted); only
+// allocate_zeroed and reallocate touch it, for the caller, holding no lock. No lock is held while Backing is called.
+//
+// For the runtime: keep a `ThreadCache*` per thread, initially ThreadCache::empty(). The hot paths are
+//
+//   malloc  if (size <= kLargestSmall)
+//             if (void* object = cache->try_allocate(size_class_for(size))) return object;
+//           slow: make a cache if this thread still has the empty one, then heap.allocate(cache, size)
+//   free    if (arena.contains(pointer) && cache->try_free(heap.kind(pointer), pointer)) return;
+//           slow: pointers outside the arena are the runtime's; else heap.free(cache, pointer)
+//
+// Every function takes the calling thread's cache, or ThreadCache::empty(): then it works without one, only slower.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/units.h"
+#include "heap/central.h"
+#include "heap/granule_map.h"
+#include "heap/large.h"
+#include "heap/run_source.h"
+#include "heap/size_class.h"
+#include "heap/thread_cache.h"
+#include "os/mutex.h"
+#include "vm/arena.h"
+#include "vm/backing.h"
+#include "vm/buddy.h"
+#include "vm/metadata.h"
+
+namespace polder {
+
+class Heap {
+ public:
+  // `space` must have metadata_bytes() left. All parts outlive the heap. Aborts with a report when the kernel refuses
+  // the tables' memory.
+  Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space);
+  Heap(const Heap&) = delete;
+  Heap& operator=(const Heap&) = delete;
+
+  // What the constructor takes from the metadata space for an arena of that size.
+  static std::size_t metadata_bytes(GranuleCount granules) { return GranuleMap::metadata_bytes(granules); }
+
+  // At least `size` bytes, aligned to 16; an object also for size 0. Null without memory. May wait for reclaim.
+  void* allocate(ThreadCache* cache, std::size_t size) {
+    if (size <= kLargestSmall) [[likely]] {
+      if (void* const object = cache->try_allocate(size_class_for(size)); object != nullptr) [[likely]] return object;
+    }
+    return allocate_slow(cache, size);
+  }
+
+  // The same, aligned to `alignment`, any power of two.
+  void* allocate_aligned(ThreadCache* cache, std::size_t size, std::size_t alignment);
+
+  // The same as allocate(), the first `size` bytes zero.
+  void* allocate_zeroed(ThreadCache* cache, std::size_t size);
+
+  // Precondition: inside the arena. Ends the program with a report if it is not an object in use, as far as that can
+  // be told: at once for addresses that are no object, for objects freed twice at the latest when they are flushed.
+  void free(ThreadCache* cache, void* pointer) {
+    if (cache->try_free(map_.kind(pointer), pointer)) [[likely]] return;
+    free_slow(cache, pointer);
+  }
+
+  // Preconditions: inside the arena, size > 0. Null without memory; the old object is untouched then.
+  void* reallocate(ThreadCache* cache, void* pointer, std::size_t size);
+
+  // Bytes that may be used at the pointer, an object in use inside the arena.
+  std::size_t usable_size(const void* pointer) const;
+
+  // Precondition: inside the arena. For try_free.
+  GranuleKind kind(const void* pointer) const { return map_.kind(pointer); }
+
+  // A cache for one thread; null without memory (the thread goes on with the empty one).
+  ThreadCache* create_cache();
+  // Flushes everything in it. Its thread must not use it any more. Not for the empty cache.
+  void destroy_cache(ThreadCache* cache);
+
+  // Gives back what is idle: the cache's objects, slabs without objects, resident pages of free runs. Pages whose
+  // address space went back to the buddy or was purged.
+  GranuleCount trim(ThreadCache* cache = ThreadCache::empty());
+
+  // Around fork: takes every lock of the heap in rank order; those of the vm layer come after it and are the caller's
+  // affair. In the child the caller's thread is the only one; what other threads had in their caches is lost to it.
+  void lock_for_fork() POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  void unlock_after_fork_parent() POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  void reset_after_fork_child() POLDER_NO_THREAD_SAFETY_ANALYSIS;
+
+  struct ClassStatistics {
+    std::size_t object_size = 0;
+    std::uint64_t slabs = 0;
+    std::uint64_t objects = 0;     // that those slabs hold
+    std::uint64_t handed_out = 0;  // to threads: in use, or in their caches
+    std::uint64_t refills = 0;
+    std::uint64_t flushes = 0;
+  };
+  struct Statistics {
+    ClassStatistics classes[kSizeClassCount];  // in ascending order of size
+    std::size_t small_bytes = 0;               // handed out, in slabs
+    PageCount slab_pages;
+    std::uint64_t large_runs = 0;
+    PageCount large_pages;
+    std::uint64_t thread_caches = 0;
+  };
+  void statistics(Statistics& statistics) const;
+
+  // Walks every slab, large run and the buddy, and checks their invariants. Any thread, at any time; holds the heap's
+  // locks meanwhile.
+  void verify() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
+
+ private:
+  void* allocate_slow(ThreadCache* cache, std::size_t size);
+  void* allocate_large(std::size_t size, std::size_t alignment, LargeRuns::Contents contents);
+  void free_slow(ThreadCache* cache, void* pointer);
+  void* allocate_small_slow(ThreadCache* cache, SizeClass size_class);
+  void* allocate_small(ThreadCache* cache, SizeClass size_class) {
+    if (void* const object = cache->try_allocate(size_class); object != nullptr) [[likely]] return object;
+    return allocate_small_slow(cache, size_class);
+  }
+
+  // Up to `wanted` objects, ascending per slab; 0 without memory.
+  unsigned take(SizeClass size_class, void** objects, unsigned wanted);
+  void give(SizeClass size_class, void* const* objects, unsigned count);
+  Slab* create_slab(SizeClass size_class);
+  GranuleCount release_slabs(Slab* slabs);
+  // Empty slabs and dirty runs; whether there were any.
+  bool give_up_idle();
+  GranuleCount give_up_idle_granules();
+  void flush_all(ThreadCache& cache);
+  // Ends the program unless the pointer is the start of an object or a large run.
+  GranuleKind require_start(const char* operation, const void* pointer) const;
+  unsigned largest_magazine(SizeClass size_class) const;
+  Central& central_of(SizeClass size_class) { return centrals_[size_class.index - 1]; }
+
+  void lock_own() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  void unlock_own() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  void verify_map_locked() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
+
+  GranuleMap map_;  // first: the fast paths read it
+  MetadataPool& pool_;
+  Backing& backing_;
+  Buddy& buddy_;
+  RunSource runs_;
+  LargeRuns large_;
+  Central centrals_[kSizeClassCount];  // by class index - 1
+
+  mutable os::Mutex caches_mutex_{LockRank::thread_caches};
+  ThreadCache* caches_ POLDER_GUARDED_BY(caches_mutex_) = nullptr;
+  std::uint64_t cache_count_ POLDER_GUARDED_BY(caches_mutex_) = 0;
+};
+
+}  // namespace polder

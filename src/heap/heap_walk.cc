@@ -1,0 +1,128 @@
+// What looks at the whole heap at once: fork, statistics, verification.
+#include "base/check.h"
+#include "heap/heap.h"
+
+namespace polder {
+
+// --- fork -------------------------------------------------------------------------------------------------------------
+
+void Heap::lock_own() const {
+  caches_mutex_.lock();
+  centrals_[0].fork_mutex().lock();
+  for (unsigned i = 1; i < kSizeClassCount; ++i) centrals_[i].fork_mutex().lock_same_rank();
+  large_.fork_mutex().lock();
+  map_.fork_mutex().lock_same_rank();
+}
+
+void Heap::unlock_own() const {
+  map_.fork_mutex().unlock();
+  large_.fork_mutex().unlock();
+  for (unsigned i = kSizeClassCount; i > 0; --i) centrals_[i - 1].fork_mutex().unlock();
+  caches_mutex_.unlock();
+}
+
+void Heap::lock_for_fork() { lock_own(); }
+
+void Heap::unlock_after_fork_parent() { unlock_own(); }
+
+void Heap::reset_after_fork_child() {
+  map_.fork_mutex().reset_in_child();
+  large_.fork_mutex().reset_in_child();
+  for (unsigned i = kSizeClassCount; i > 0; --i) centrals_[i - 1].fork_mutex().reset_in_child();
+  caches_mutex_.reset_in_child();
+}
+
+// --- statistics -------------------------------------------------------------------------------------------------------
+
+void Heap::statistics(Statistics& statistics) const {
+  statistics = {};
+  for (unsigned i = 0; i < kSizeClassCount; ++i) {
+    const SizeClassInfo& info = kSizeClasses[i + 1];
+    const Central::Statistics central = centrals_[i].statistics();
+    ClassStatistics& its = statistics.classes[i];
+    its.object_size = info.size;
+    its.slabs = central.slabs;
+    its.objects = central.slabs * info.capacity;
+    its.handed_out = its.objects - central.free_objects;
+    its.refills = central.refills;
+    its.flushes = central.flushes;
+    statistics.small_bytes += its.handed_out * info.size;
+    statistics.slab_pages += PageCount{central.slabs * info.pages};
+  }
+  const LargeRuns::Statistics large = large_.statistics();
+  statistics.large_runs = large.runs;
+  statistics.large_pages = large.pages;
+  const os::MutexLock lock(caches_mutex_);
+  statistics.thread_caches = cache_count_;
+}
+
+// --- verification -----------------------------------------------------------------------------------------------------
+
+void Heap::verify() const {
+  lock_own();
+  for (const Central& central : centrals_) central.verify_locked();
+  verify_map_locked();
+  std::uint64_t caches = 0;
+  for (const ThreadCache* cache = caches_; cache != nullptr; cache = cache->next) {
+    POLDER_CHECK(cache->next == nullptr || cache->next->previous == cache, "list of caches is torn", cache);
+    ++caches;
+  }
+  POLDER_CHECK(caches == cache_count_, "count of caches is wrong", caches, cache_count_);
+  unlock_own();
+  buddy_.verify();
+}
+
+// Every granule belongs to what its kind says, and the counts agree.
+void Heap::verify_map_locked() const {
+  std::uint64_t slabs[kSizeClassCount + 1] = {};
+  std::uint64_t free_objects[kSizeClassCount + 1] = {};
+  LargeRuns::Statistics large;
+
+  const std::uint32_t end = map_.ensured().value;
+  for (std::uint32_t i = 0; i < end;) {
+    const GranuleId granule{i};
+    const GranuleKind kind = map_.kind(granule);
+    if (is_slab(kind)) {
+      const Slab* const slab = map_.slab(granule);
+      const SizeClassInfo& info = info_of(class_of(kind));
+      POLDER_CHECK(slab->first == granule, "granule map does not lead to the slab's header", i, slab);
+      POLDER_CHECK(kind_of(slab->size_class) == kind, "slab's header has another class", i, slab);
+      for (std::uint32_t offset = 1; offset < info.granules; ++offset) {
+        POLDER_CHECK(map_.kind({i + offset}) == kind && map_.slab({i + offset}) == slab, "slab is torn", i, slab);
+      }
+      slab->verify();
+      ++slabs[slab->size_class.index];
+      free_objects[slab->size_class.index] += slab->free;
+      i += info.granules;
+      continue;
+    }
+    ++i;
+    if (kind != GranuleKind::large_head && kind != GranuleKind::large_padded_head) continue;
+    const PageCount pages{map_.detail(granule)};
+    POLDER_CHECK(pages.value != 0, "large run without pages", granule.value);
+    ++large.runs;
+    large.pages += pages;
+    if (kind == GranuleKind::large_padded_head) {
+      for (std::uint32_t before = map_.detail({granule.value - 1}); before > 0; --before) {
+        POLDER_CHECK(map_.kind({granule.value - before}) == GranuleKind::large_padding, "padding is torn",
+                     granule.value);
+      }
+    }
+    for (const std::uint64_t last = granule.value + granules_up(pages).value; i < last; ++i) {
+      POLDER_CHECK(map_.kind({i}) == GranuleKind::large_body, "large run is torn", granule.value, i);
+    }
+    POLDER_CHECK(i >= end || map_.kind({i}) != GranuleKind::large_body, "large run is too long", granule.value, i);
+  }
+
+  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
+    const Central::Statistics& central = centrals_[index - 1].statistics_locked();
+    POLDER_CHECK(slabs[index] == central.slabs, "count of slabs is wrong", index, slabs[index], central.slabs);
+    POLDER_CHECK(free_objects[index] == central.free_objects, "count of free objects is wrong", index,
+                 free_objects[index], central.free_objects);
+  }
+  const LargeRuns::Statistics counted = large_.statistics_locked();
+  POLDER_CHECK(large.runs == counted.runs && large.pages == counted.pages, "count of large runs is wrong", large.runs,
+               counted.runs, large.pages.value, counted.pages.value);
+}
+
+}  // namespace polder

@@ -1,0 +1,155 @@
+#include "heap/large.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/fatal.h"
+
+namespace polder {
+
+namespace {
+
+// Zeroed runs from here on have their old pages dropped rather than overwritten: a program that asks for that much zero
+// memory often uses little of it.
+constexpr std::size_t kPurgeInsteadOfZeroing = std::size_t{4} << 20;
+
+// A run gives up its end when that is an eighth of it, or this much.
+constexpr std::uint64_t kShrinkPages = (std::size_t{1} << 20) / kPageSize;
+
+constexpr bool is_head(GranuleKind kind) {
+  return kind == GranuleKind::large_head || kind == GranuleKind::large_padded_head;
+}
+
+}  // namespace
+
+bool LargeRuns::place(PageCount pages, std::size_t alignment, Placed* placed) {
+  const GranuleCount granules = granules_up(pages);
+  const GranuleCount step{std::max(alignment, kGranuleSize) / kGranuleSize};
+  const auto base = reinterpret_cast<std::uintptr_t>(map_.arena().base());
+  if (base % alignment == 0) {
+    const std::optional<Buddy::Taken> taken = runs_.take_space(granules, step);
+    if (!taken) return false;
+    *placed = {{taken->first, taken->first, pages}, taken->dirty};
+    return true;
+  }
+  // The arena's start is less aligned than what is wanted: room to move in, of which the end goes back at once.
+  const std::optional<Buddy::Taken> taken = runs_.take_space(granules + step, {1});
+  if (!taken) return false;
+  const std::uintptr_t start = base + std::size_t{taken->first.value} * kGranuleSize;
+  const GranuleCount padding{((start + alignment - 1) / alignment * alignment - start) / kGranuleSize};
+  *placed = {{taken->first, taken->first + padding, pages}, taken->dirty};
+  buddy_.shrink(taken->first, granules + step, padding + granules,
+                taken->dirty ? Buddy::Contents::dirty : Buddy::Contents::clean);
+  return true;
+}
+
+void* LargeRuns::allocate(std::size_t size, std::size_t alignment, Contents contents) {
+  const std::size_t arena_size = map_.arena().size();
+  if (size > arena_size || alignment > arena_size) return nullptr;
+  Placed placed;
+  if (!place(pages_up(size), alignment, &placed)) return nullptr;
+  const Extent& extent = placed.extent;
+  if (contents == Contents::zero && placed.dirty && size >= kPurgeInsteadOfZeroing) {
+    backing_.purge({first_page(extent.first), pages(Buddy::rounded(extent.space()))});
+    placed.dirty = false;
+  }
+  if (!backing_.provide(extent.run())) {
+    runs_.return_space({extent.first, placed.dirty}, extent.space());
+    return nullptr;
+  }
+  {
+    const os::MutexLock lock(mutex_);
+    enter_locked(extent);
+  }
+  void* const memory = map_.arena().address(extent.head);
+  if (contents == Contents::zero && !backing_.reads_as_zero(extent.run())) std::memset(memory, 0, size);
+  return memory;
+}
+
+void LargeRuns::enter_locked(const Extent& extent) {
+  const GranuleCount padding = extent.head - extent.first;
+  if (padding.value != 0) {
+    map_.set_kinds(extent.first, padding, GranuleKind::large_padding);
+    map_.set_detail({extent.head.value - 1}, static_cast<std::uint32_t>(padding.value));
+  }
+  map_.set_kinds(extent.head, granules_up(extent.pages), GranuleKind::large_body);
+  map_.set_kind(extent.head, padding.value == 0 ? GranuleKind::large_head : GranuleKind::large_padded_head);
+  map_.set_detail(extent.head, static_cast<std::uint32_t>(extent.pages.value));
+  ++counts_.runs;
+  counts_.pages += extent.pages;
+}
+
+LargeRuns::Extent LargeRuns::extent_of(const void* pointer) const {
+  const GranuleId head = map_.granule(pointer);
+  const GranuleKind kind = map_.kind(head);
+  POLDER_DCHECK(is_head(kind) && map_.arena().address(head) == pointer, "not a large run", pointer);
+  std::uint32_t padding = 0;
+  if (kind == GranuleKind::large_padded_head) padding = map_.detail({head.value - 1});
+  return {{head.value - padding}, head, {map_.detail(head)}};
+}
+
+std::size_t LargeRuns::usable_size(const void* pointer) const { return bytes(extent_of(pointer).pages); }
+
+void LargeRuns::free(void* pointer) {
+  Extent extent;
+  {
+    const os::MutexLock lock(mutex_);
+    const GranuleId granule = map_.granule(pointer);
+    const GranuleKind kind = map_.kind(granule);
+    if (kind == GranuleKind::retired) report_double_free(pointer);
+    if (!is_head(kind) || map_.arena().address(granule) != pointer) report_interior_pointer("free", pointer);
+    extent = extent_of(pointer);
+    map_.set_kinds(extent.first, extent.space(), GranuleKind::retired);
+    --counts_.runs;
+    counts_.pages -= extent.pages;
+  }
+  runs_.release(extent.run(), extent.first, extent.space());
+}
+
+bool LargeRuns::resize(void* pointer, std::size_t size) {
+  const Extent extent = extent_of(pointer);
+  const PageCount wanted = pages_up(size);
+  if (wanted > extent.pages) return grow(extent, wanted);
+  const std::uint64_t saved = (extent.pages - wanted).value;
+  if (saved >= std::min(kShrinkPages, std::max<std::uint64_t>(extent.pages.value / 8, 1))) shrink(extent, wanted);
+  return true;
+}
+
+bool LargeRuns::grow(const Extent& extent, PageCount pages) {
+  if (pages > map_.arena().pages()) return false;
+  Extent grown = extent;
+  grown.pages = pages;
+  if (Buddy::rounded(grown.space()) != Buddy::rounded(extent.space())) return false;
+  if (!map_.ensure(grown.first + grown.space())) return false;
+  if (!backing_.provide({extent.run().end(), pages - extent.pages})) return false;
+
+  const os::MutexLock lock(mutex_);
+  map_.set_kinds(extent.first + extent.space(), grown.space() - extent.space(), GranuleKind::large_body);
+  map_.set_detail(extent.head, static_cast<std::uint32_t>(pages.value));
+  counts_.pages += pages - extent.pages;
+  return true;
+}
+
+void LargeRuns::shrink(const Extent& extent, PageCount pages) {
+  Extent shrunk = extent;
+  shrunk.pages = pages;
+  {
+    const os::MutexLock lock(mutex_);
+    map_.set_kinds(shrunk.first + shrunk.space(), extent.space() - shrunk.space(), GranuleKind::retired);
+    map_.set_detail(extent.head, static_cast<std::uint32_t>(pages.value));
+    counts_.pages -= extent.pages - pages;
+  }
+  // The end stays ours where the buddy's rounding covers it, so its pages must not stay resident either way.
+  const Run end{shrunk.run().end(), extent.pages - pages};
+  backing_.discard(end);
+  backing_.purge(end);
+  buddy_.shrink(extent.first, extent.space(), shrunk.space(), Buddy::Contents::clean);
+}
+
+LargeRuns::Statistics LargeRuns::statistics() const {
+  const os::MutexLock lock(mutex_);
+  return counts_;
+}
+
+}  // namespace polder

@@ -1,0 +1,43 @@
+// Where slabs and large runs get their memory: runs from the buddy with pages from the backing behind them, and the way
+// back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
+//
+//   bound  dirty granules of the buddy <= max(16 MiB, 1/8 of what is allocated); whoever frees beyond it purges
+#pragma once
+
+#include <optional>
+
+#include "base/units.h"
+#include "heap/granule_map.h"
+#include "vm/backing.h"
+#include "vm/buddy.h"
+#include "vm/run.h"
+
+namespace polder {
+
+class RunSource {
+ public:
+  RunSource(Buddy& buddy, Backing& backing, GranuleMap& map) : buddy_(buddy), backing_(backing), map_(map) {}
+
+  // Address space only, its details in the granule map accessible.
+  std::optional<Buddy::Taken> take_space(GranuleCount granules, GranuleCount alignment);
+  // Gives back address space that has no pages, as it was taken.
+  void return_space(Buddy::Taken taken, GranuleCount granules);
+
+  // A run with its pages. Empty without address space or memory.
+  std::optional<Run> obtain(PageCount pages);
+  // Gives back a run with its pages; `granules` as taken, its pages are `run`'s.
+  void release(Run run, GranuleId first, GranuleCount granules);
+  void release(Run run) { release(run, run.first_granule(), run.granules()); }
+
+  // Purges every dirty run; the granules purged.
+  GranuleCount purge_all();
+
+ private:
+  GranuleCount purge_down_to(GranuleCount target);
+
+  Buddy& buddy_;
+  Backing& backing_;
+  GranuleMap& map_;
+};
+
+}  // namespace polder

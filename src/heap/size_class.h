@@ -1,0 +1,126 @@
+// Size classes: the object sizes that slabs are cut into. Everything here is computed by the compiler and its invariants
+// are asserted below the tables.
+//
+//   sizes       16, 32 … 128 in steps of 16, then eight steps per doubling up to 32 KiB (at most 12.5 % apart)
+//   alignment   every size is a multiple of 16; objects start at multiples of their size from a slab that is aligned to
+//               its own length, so an object is aligned to every power of two that divides its size
+//   slabs       one granule (64 KiB) for sizes up to 8 KiB, four granules (256 KiB) above
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/units.h"
+
+namespace polder {
+
+inline constexpr std::size_t kSmallestObject = 16;
+inline constexpr std::size_t kLargestSmall = std::size_t{32} << 10;
+inline constexpr unsigned kSizeClassCount = 72;
+
+// Index of a class, 1 … kSizeClassCount. 0 means "no class".
+struct SizeClass {
+  std::uint8_t index = 0;
+
+  constexpr bool operator==(const SizeClass&) const = default;
+};
+
+struct SizeClassInfo {
+  std::uint32_t size = 0;       // bytes of an object
+  std::uint32_t granules = 0;   // address space of a slab
+  std::uint32_t pages = 0;      // what its objects cover: handed out and charged, the rest is not
+  std::uint32_t capacity = 0;   // objects of a slab
+  std::uint32_t magazine = 0;   // most objects of the class that one thread keeps
+  std::uint64_t reciprocal = 0; // ceil(2^40 / size)
+};
+
+namespace internal {
+
+inline constexpr unsigned kReciprocalShift = 40;
+// A thread keeps at most 64 KiB of one class, within these bounds. The upper one makes a magazine a page.
+inline constexpr std::uint32_t kMagazineBytes = 64 << 10;
+inline constexpr std::uint32_t kSmallestMagazine = 3;
+inline constexpr std::uint32_t kLargestMagazine = 511;
+
+constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
+  std::array<SizeClassInfo, kSizeClassCount + 1> classes{};
+  std::uint32_t size = 0;
+  std::uint32_t step = 16;
+  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
+    size += step;
+    SizeClassInfo& info = classes[index];
+    info.size = size;
+    info.granules = size <= 8192 ? 1 : 4;
+    const auto length = static_cast<std::uint32_t>(info.granules * kGranuleSize);
+    info.capacity = length / size;
+    info.pages = static_cast<std::uint32_t>(pages_up(std::size_t{info.capacity} * size).value);
+    info.magazine = kMagazineBytes / size;
+    if (info.magazine < kSmallestMagazine) info.magazine = kSmallestMagazine;
+    if (info.magazine > kLargestMagazine) info.magazine = kLargestMagazine;
+    info.reciprocal = ((std::uint64_t{1} << kReciprocalShift) + size - 1) / size;
+    if (size >= 128 && (size & (size - 1)) == 0) step = size / 8;
+  }
+  return classes;
+}
+
+}  // namespace internal
+
+inline constexpr std::array<SizeClassInfo, kSizeClassCount + 1> kSizeClasses = internal::make_size_classes();
+
+constexpr const SizeClassInfo& info_of(SizeClass size_class) { return kSizeClasses[size_class.index]; }
+
+namespace internal {
+
+// Class by size in units of 16 bytes, rounded up: the first cache line serves sizes up to 1008.
+constexpr std::array<std::uint8_t, kLargestSmall / 16 + 1> make_class_by_size() {
+  std::array<std::uint8_t, kLargestSmall / 16 + 1> table{};
+  std::uint8_t index = 1;
+  for (std::size_t unit = 0; unit < table.size(); ++unit) {
+    if (unit * 16 > kSizeClasses[index].size) ++index;
+    table[unit] = index;
+  }
+  return table;
+}
+
+alignas(64) inline constexpr std::array<std::uint8_t, kLargestSmall / 16 + 1> kClassBySize = make_class_by_size();
+
+constexpr bool size_classes_hold() {
+  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
+    const SizeClassInfo& info = kSizeClasses[index];
+    const std::uint32_t previous = kSizeClasses[index - 1].size;
+    if (info.size % 16 != 0 || info.size <= previous) return false;
+    if (info.size > 128 && (info.size - previous) * 8 > previous) return false;
+    const std::size_t length = info.granules * kGranuleSize;
+    if (info.capacity * std::size_t{info.size} > length || length - info.capacity * std::size_t{info.size} >= info.size)
+      return false;
+    // Objects of a slab are told apart by multiplication: exact for every offset below 2^18 and size up to 2^15.
+    if (length > (std::size_t{1} << 18) || info.size > (1U << 15)) return false;
+    if (info.reciprocal * info.size - (std::uint64_t{1} << kReciprocalShift) >= info.size) return false;
+    if (kClassBySize[info.size / 16] != index || kClassBySize[previous / 16 + 1] != index) return false;
+  }
+  return kSizeClasses[1].size == kSmallestObject && kSizeClasses[kSizeClassCount].size == kLargestSmall &&
+         kClassBySize[0] == 1;
+}
+static_assert(size_classes_hold());
+
+}  // namespace internal
+
+// Precondition: size <= kLargestSmall.
+constexpr SizeClass size_class_for(std::size_t size) { return {internal::kClassBySize[(size + 15) / 16]}; }
+
+// Smallest class of at least `size` bytes whose objects are aligned to `alignment`, a power of two; no class (index 0)
+// when only a large run will do.
+constexpr SizeClass size_class_for_aligned(std::size_t size, std::size_t alignment) {
+  if (size > kLargestSmall || alignment > kLargestSmall) return {};
+  SizeClass size_class = size_class_for(size > alignment ? size : alignment);
+  while (info_of(size_class).size % alignment != 0) ++size_class.index;  // ends at a power of two at the latest
+  return size_class;
+}
+
+// Which object of its slab begins at or before `offset`.
+constexpr std::uint32_t object_index(const SizeClassInfo& info, std::uint32_t offset) {
+  return static_cast<std::uint32_t>((offset * info.reciprocal) >> internal::kReciprocalShift);
+}
+
+}  // namespace polder

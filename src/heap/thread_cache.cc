@@ -1,0 +1,91 @@
+#include "heap/thread_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/check.h"
+#include "vm/metadata.h"
+
+namespace polder {
+
+namespace {
+
+// The first storage of a magazine: a cache line.
+constexpr unsigned kFirstCapacity = 7;
+
+// Never written: the magazines that point here miss.
+void* const kNullSlot = nullptr;
+
+}  // namespace
+
+constexpr ThreadCache::ThreadCache() {
+  for (unsigned kind = 0; kind < kGranuleKindCount; ++kind) {
+    Magazine& magazine = magazines_[kind];
+    magazine.top = const_cast<void**>(&kNullSlot);
+    magazine.limit = magazine.top;
+    if (kind == 0 || kind > kSizeClassCount) continue;
+    magazine.start_test = kSizeClasses[kind].reciprocal << (64 - internal::kReciprocalShift);
+    magazine.offset_mask = kSizeClasses[kind].granules * kGranuleSize - 1;
+  }
+}
+
+constinit const ThreadCache ThreadCache::kEmpty;
+
+ThreadCache* ThreadCache::create(MetadataPool& pool) {
+  void* const memory = pool.allocate(sizeof(ThreadCache));
+  if (memory == nullptr) return nullptr;
+  std::memcpy(memory, &kEmpty, sizeof(ThreadCache));
+  return static_cast<ThreadCache*>(memory);
+}
+
+void ThreadCache::destroy(MetadataPool& pool) {
+  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
+    if (capacity_[index] == 0) continue;
+    pool.free(base({static_cast<std::uint8_t>(index)}), (capacity_[index] + std::size_t{1}) * sizeof(void*));
+  }
+  pool.free(this, sizeof(ThreadCache));
+}
+
+unsigned ThreadCache::count(SizeClass size_class) const {
+  return static_cast<unsigned>(magazines_[size_class.index].top - base(size_class));
+}
+
+void ThreadCache::grow(MetadataPool& pool, SizeClass size_class, unsigned most) {
+  const unsigned before = capacity(size_class);
+  const unsigned after = std::min(most, before == 0 ? kFirstCapacity : 2 * before + 1);
+  if (after <= before) return;
+  auto** const storage = static_cast<void**>(pool.allocate((after + std::size_t{1}) * sizeof(void*)));
+  if (storage == nullptr) return;
+  const unsigned held = count(size_class);
+  void** const old_storage = base(size_class);
+  std::memcpy(storage, old_storage, (held + std::size_t{1}) * sizeof(void*));
+  magazines_[size_class.index].top = storage + held;
+  magazines_[size_class.index].limit = storage + after;
+  capacity_[size_class.index] = static_cast<std::uint16_t>(after);
+  if (before != 0) pool.free(old_storage, (before + std::size_t{1}) * sizeof(void*));
+}
+
+void ThreadCache::push(SizeClass size_class, unsigned added) {
+  Magazine& magazine = magazines_[size_class.index];
+  POLDER_CHECK(added <= static_cast<std::size_t>(magazine.limit - magazine.top), "magazine overflows", added);
+  std::reverse(magazine.top + 1, magazine.top + 1 + added);
+  magazine.top += added;
+}
+
+void ThreadCache::drop_oldest(SizeClass size_class, unsigned dropped) {
+  const unsigned held = count(size_class);
+  POLDER_CHECK(dropped <= held, "magazine underflows", dropped, held);
+  void** const first = base(size_class) + 1;
+  std::memmove(first, first + dropped, (held - dropped) * sizeof(void*));
+  magazines_[size_class.index].top -= dropped;
+}
+
+bool ThreadCache::contains(GranuleKind kind, const void* pointer) const {
+  const Magazine& magazine = magazines_[static_cast<unsigned>(kind)];
+  for (void* const* slot = magazine.top; *slot != nullptr; --slot) {
+    if (*slot == pointer) return true;
+  }
+  return false;
+}
+
+}  // namespace polder

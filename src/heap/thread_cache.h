@@ -1,0 +1,104 @@
+// A thread's own free objects: one magazine (array of pointers) per size class, in front of the central lists. Owned by
+// one thread, never locked; memory comes from MetadataPool. malloc and free are a table look-up and an array push or
+// pop here; no object is touched and nothing is atomic.
+//
+//   magazine        slots:  | null | object | object | … | unused … |
+//                             ^base             ^top                ^limit
+//   empty           *top is the null sentinel, so a pop needs no comparison with the base
+//   full            top == limit
+//   no storage      top == limit == a shared null slot: pops and pushes both miss
+//
+// Magazines are indexed by the byte that the granule map keeps for an address, so the magazines of bytes that are not a
+// size class (never used, large run …) exist and always miss. That is the free path's only test of where a pointer leads.
+//
+// Source: J. Bonwick, J. Adams, "Magazines and Vmem" (USENIX 2001).
+#pragma once
+
+#include <cstdint>
+
+#include "base/check.h"
+#include "base/units.h"
+#include "heap/granule_map.h"
+#include "heap/size_class.h"
+
+namespace polder {
+
+class MetadataPool;
+
+class alignas(64) ThreadCache {
+ public:
+  // What a thread without a cache of its own points to: constant, every magazine misses, so that the fast paths need
+  // no test for null. The slow paths recognise it and work without a cache.
+  static constexpr ThreadCache* empty() { return const_cast<ThreadCache*>(&kEmpty); }
+
+  // The whole of malloc when it hits; null when the magazine is empty.
+  void* try_allocate(SizeClass size_class) {
+    Magazine& magazine = magazines_[size_class.index];
+    void* const object = *magazine.top;
+    if (object != nullptr) [[likely]] --magazine.top;
+    return object;
+  }
+
+  // The whole of free when it hits. False when the magazine is full, and for everything that is suspicious: not a slab,
+  // not the start of an object, the same pointer as the last one freed (verify builds: any in the magazine).
+  bool try_free(GranuleKind kind, void* pointer) {
+    Magazine& magazine = magazines_[static_cast<unsigned>(kind)];
+    void** const top = magazine.top;
+    if (top == magazine.limit || *top == pointer) [[unlikely]] return false;
+    const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(pointer) & magazine.offset_mask;
+    if (offset * magazine.start_test >= magazine.start_test) [[unlikely]] return false;
+#if defined(POLDER_VERIFY_BUILD)
+    if (contains(kind, pointer)) return false;
+#endif
+    top[1] = pointer;
+    magazine.top = top + 1;
+    return true;
+  }
+
+  // For the heap's slow paths; not for the empty cache.
+
+  static ThreadCache* create(MetadataPool& pool);  // null without memory
+  void destroy(MetadataPool& pool);                // every magazine is empty
+
+  unsigned count(SizeClass size_class) const;
+  unsigned capacity(SizeClass size_class) const { return capacity_[size_class.index]; }
+  // Doubles the magazine's room, at most to `most` objects; unchanged when the pool has no memory.
+  void grow(MetadataPool& pool, SizeClass size_class, unsigned most);
+  // Where the next `capacity - count` objects go. After writing n of them there, commit with push(n): the first of
+  // them will be the first to be popped.
+  void** room(SizeClass size_class) { return magazines_[size_class.index].top + 1; }
+  void push(SizeClass size_class, unsigned added);
+  // The oldest objects of the magazine, and their removal.
+  void* const* oldest(SizeClass size_class) const { return base(size_class) + 1; }
+  void drop_oldest(SizeClass size_class, unsigned dropped);
+
+  // Whether the pointer is in the magazine.
+  bool contains(GranuleKind kind, const void* pointer) const;
+
+  // Heap's list of caches; guarded by its caches mutex.
+  ThreadCache* next = nullptr;
+  ThreadCache* previous = nullptr;
+
+ private:
+
+  struct Magazine {
+    void** top = nullptr;
+    void** limit = nullptr;
+    // offset * start_test < start_test exactly for multiples of the object size (size_class.h; D. Lemire, O. Kaser,
+    // N. Kurz, "Faster remainder by direct computation", 2019). 0 for kinds without objects: never true.
+    std::uint64_t start_test = 0;
+    std::uint64_t offset_mask = 0;  // offset of an address in its slab
+  };
+
+  constexpr ThreadCache();
+
+  void** base(SizeClass size_class) const {
+    return magazines_[size_class.index].limit - capacity_[size_class.index];
+  }
+  static const ThreadCache kEmpty;
+
+  Magazine magazines_[kGranuleKindCount] = {};
+  std::uint16_t capacity_[kGranuleKindCount] = {};  // objects between base and limit
+};
+
+}  // namespace polder

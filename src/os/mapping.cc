@@ -1,0 +1,208 @@
+#include "os/mapping.h"
+
+#include <fcntl.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <atomic>
+#include <cstdint>
+
+#include "base/check.h"
+#include "base/units.h"
+#include "os/sanitizer.h"
+#include "os/syscall.h"
+
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace polder::os {
+namespace {
+
+// PIDFD_SELF_THREAD of linux/fcntl.h (6.14): the calling thread, and so its address space, where a pidfd is asked for.
+constexpr int kPidfdSelf = -10000;
+
+// The kernel takes 1024 at most; beyond a few hundred the shootdown no longer shows.
+constexpr std::size_t kDiscardBatch = 256;
+
+bool page_aligned(const void* address, std::size_t size) {
+  return size != 0 && (reinterpret_cast<std::uintptr_t>(address) | size) % kPageSize == 0;
+}
+
+// Under ThreadSanitizer through its interceptors, which forget what the addresses held before.
+Result<char*> map(std::size_t size, int protection, int flags, int fd) {
+  if constexpr (kThreadSanitizer) {
+    const ErrnoGuard guard;
+    void* const address = ::mmap(nullptr, size, protection, flags, fd, 0);
+    return address == MAP_FAILED ? failure<char*>(errno) : success(static_cast<char*>(address));
+  }
+  const long result = system_call(SYS_mmap, nullptr, size, protection, flags, fd, 0);
+  if (result < 0 && result > -4096) return failure<char*>(static_cast<int>(-result));
+  return success(reinterpret_cast<char*>(result));
+}
+
+void unmap(void* address, std::size_t size) {
+  const ErrnoGuard guard;
+  const long result = kThreadSanitizer ? ::munmap(address, size) : ::syscall(SYS_munmap, address, size);
+  POLDER_CHECK(result == 0, "munmap refused", address, size, errno);
+}
+
+Errno advise(void* address, std::size_t size, int advice) {
+  return as_errno(uninterrupted_call(SYS_madvise, address, size, advice));
+}
+
+// Whether process_madvise(2) drops our own pages. Relaxed: any thread may find out again.
+enum class BatchedDiscard : unsigned char { unknown, works, refused };
+constinit std::atomic<BatchedDiscard> batched_discard{BatchedDiscard::unknown};
+
+// Drops ranges one call each, all of them whatever happens; the first error.
+Errno discard_each(const iovec* ranges, std::size_t count) {
+  Errno first = kOk;
+  for (std::size_t i = 0; i < count; ++i) {
+    const Errno error = discard(ranges[i].iov_base, ranges[i].iov_len);
+    if (first.ok()) first = error;
+  }
+  return first;
+}
+
+// Drops `count` disjoint ranges, changing the array as it goes.
+Errno discard_batch(iovec* ranges, std::size_t count) {
+  while (count != 0) {
+    if (batched_discard.load(std::memory_order_relaxed) == BatchedDiscard::refused || count == 1) {
+      return discard_each(ranges, count);
+    }
+    const long result = system_call(SYS_process_madvise, kPidfdSelf, ranges, count, MADV_DONTNEED, 0);
+    if (result <= 0) {
+      // Either the kernel does not do this at all, or one range of these is at fault: one by one tells.
+      const Errno error = discard_each(ranges, count);
+      if (error.ok() && result != -EINTR && result != -EAGAIN && result != -ENOMEM) {
+        batched_discard.store(BatchedDiscard::refused, std::memory_order_relaxed);
+      }
+      return error;
+    }
+    batched_discard.store(BatchedDiscard::works, std::memory_order_relaxed);
+    // The kernel stops short after 2 GiB, or where a range failed.
+    auto done = static_cast<std::size_t>(result);
+    while (count != 0 && done >= ranges->iov_len) {
+      done -= ranges->iov_len;
+      ++ranges;
+      --count;
+    }
+    if (done != 0) {
+      ranges->iov_base = static_cast<char*>(ranges->iov_base) + done;
+      ranges->iov_len -= done;
+    }
+  }
+  return kOk;
+}
+
+}  // namespace
+
+std::size_t page_size() {
+  const ErrnoGuard guard;
+  return static_cast<std::size_t>(::getauxval(AT_PAGESZ));
+}
+
+Result<char*> reserve(std::size_t size, std::size_t alignment) {
+  POLDER_CHECK(size != 0 && size % kPageSize == 0, "reserve: size", size);
+  POLDER_CHECK(alignment >= kPageSize && (alignment & (alignment - 1)) == 0, "reserve: alignment", alignment);
+  const std::size_t slack = alignment - kPageSize;
+  if (size > SIZE_MAX - slack) return failure<char*>(ENOMEM);
+  const Result<char*> mapped = map(size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
+  if (!mapped.ok()) return mapped;
+
+  const std::size_t before = -reinterpret_cast<std::uintptr_t>(mapped.value) & (alignment - 1);
+  char* const start = mapped.value + before;
+  if (before != 0) unmap(mapped.value, before);
+  if (slack != before) unmap(start + size, slack - before);
+  return success(start);
+}
+
+void release(void* address, std::size_t size) {
+  POLDER_CHECK(page_aligned(address, size), "release: range", address, size);
+  unmap(address, size);
+}
+
+Errno commit(void* address, std::size_t size) {
+  POLDER_CHECK(page_aligned(address, size), "commit: range", address, size);
+  return as_errno(system_call(SYS_mprotect, address, size, PROT_READ | PROT_WRITE));
+}
+
+Result<char*> map_private(std::size_t size) {
+  POLDER_CHECK(size != 0 && size % kPageSize == 0, "map_private: size", size);
+  return map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+}
+
+Result<char*> map_shared_file(int fd, std::size_t size) {
+  POLDER_CHECK(size != 0 && size % kPageSize == 0, "map_shared_file: size", size);
+  return map(size, PROT_READ | PROT_WRITE, MAP_SHARED, fd);
+}
+
+Errno discard(void* address, std::size_t size) {
+  POLDER_DCHECK(page_aligned(address, size), "discard: range", address, size);
+  return advise(address, size, MADV_DONTNEED);
+}
+
+Errno discard_all(const iovec* ranges, std::size_t count) {
+  iovec batch[kDiscardBatch];
+  std::size_t filled = 0;
+  Errno first = kOk;
+  for (std::size_t i = 0; i < count; ++i) {
+    POLDER_DCHECK(page_aligned(ranges[i].iov_base, ranges[i].iov_len), "discard_all: range", ranges[i].iov_base,
+                  ranges[i].iov_len);
+    if (filled != 0 && static_cast<char*>(batch[filled - 1].iov_base) + batch[filled - 1].iov_len ==
+                           static_cast<char*>(ranges[i].iov_base)) {
+      batch[filled - 1].iov_len += ranges[i].iov_len;
+      continue;
+    }
+    if (filled == kDiscardBatch) {
+      const Errno error = discard_batch(batch, filled);
+      if (first.ok()) first = error;
+      filled = 0;
+    }
+    batch[filled++] = ranges[i];
+  }
+  const Errno error = discard_batch(batch, filled);
+  return first.ok() ? error : first;
+}
+
+void advise_huge_pages(void* address, std::size_t size, HugePages policy) {
+  switch (policy) {
+    case HugePages::never:
+      static_cast<void>(advise(address, size, MADV_NOHUGEPAGE));
+      return;
+    case HugePages::always:
+      static_cast<void>(advise(address, size, MADV_HUGEPAGE));
+      return;
+    case HugePages::system_default:
+      return;  // what every mapping starts with; the kernel has no way back to it
+  }
+}
+
+Errno set_fork_inheritance(void* address, std::size_t size, ForkInheritance inheritance) {
+  return advise(address, size, inheritance == ForkInheritance::omit ? MADV_DONTFORK : MADV_DOFORK);
+}
+
+Errno populate_writable(void* address, std::size_t size) {
+  POLDER_DCHECK(page_aligned(address, size), "populate_writable: range", address, size);
+  return advise(address, size, MADV_POPULATE_WRITE);
+}
+
+int overcommit_mode() {
+  const long fd = uninterrupted_call(SYS_openat, AT_FDCWD, "/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC, 0);
+  if (fd < 0) return 0;
+  char digit = '0';
+  const long length = uninterrupted_call(SYS_read, fd, &digit, 1);
+  static_cast<void>(system_call(SYS_close, fd));
+  return length == 1 && digit >= '0' && digit <= '2' ? digit - '0' : 0;
+}
+
+std::size_t address_space_limit() {
+  rlimit limit{};
+  if (system_call(SYS_prlimit64, 0, RLIMIT_AS, nullptr, &limit) < 0) return SIZE_MAX;
+  return limit.rlim_cur == RLIM_INFINITY ? SIZE_MAX : static_cast<std::size_t>(limit.rlim_cur);
+}
+
+}  // namespace polder::os

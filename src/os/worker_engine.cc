@@ -1,0 +1,120 @@
+#include "os/worker_engine.h"
+
+#include <sys/syscall.h>
+
+#include "base/check.h"
+#include "os/file.h"
+#include "os/syscall.h"
+#include "os/thread.h"
+
+namespace polder::os {
+namespace {
+
+constexpr unsigned kWorkers = 4;
+constexpr std::size_t kStackSize = std::size_t{64} << 10;
+
+void transfer(IoOperation& operation) {
+  const long number = operation.direction == IoDirection::read ? SYS_preadv : SYS_pwritev;
+  for (;;) {
+    const long result = system_call(number, operation.fd, operation.vectors, operation.count, operation.offset, 0);
+    if (operation.advance(result)) return;
+    if (result == -EAGAIN) static_cast<void>(system_call(SYS_sched_yield));
+  }
+}
+
+}  // namespace
+
+WorkerEngine::~WorkerEngine() {
+  {
+    const MutexLock lock(mutex_);
+    stopping_ = true;
+    submissions_.fetch_add(1, std::memory_order_relaxed);
+  }
+  futex_wake_all(submissions_);
+  // Acquire pairs with the release in work(): nothing of a worker's happens after this but its own end.
+  while (const std::uint32_t alive = alive_.load(std::memory_order_acquire)) futex_wait(alive_, alive, -1);
+  if (event_ >= 0) close(event_);
+}
+
+Errno WorkerEngine::init(unsigned depth) {
+  const Errno error = table_.init(depth);
+  if (!error.ok()) return error;
+  const Result<int> event = make_event();
+  if (!event.ok()) return event.error;
+  event_ = event.value;
+  for (unsigned i = 0; i < kWorkers; ++i) {
+    alive_.fetch_add(1, std::memory_order_relaxed);
+    const Errno started = start_service_thread([](void* self) { static_cast<WorkerEngine*>(self)->work(); }, this,
+                                               "polder-io", kStackSize);
+    if (started.ok()) continue;
+    alive_.fetch_sub(1, std::memory_order_relaxed);
+    if (i == 0) return started;
+    break;  // fewer will do
+  }
+  return kOk;
+}
+
+void WorkerEngine::work() {
+  mutex_.lock();
+  for (;;) {
+    if (!waiting_.empty()) {
+      const std::uint32_t index = table_.remove_first(waiting_);
+      mutex_.unlock();
+      transfer(table_[index]);
+      mutex_.lock();
+      if (finished_.empty()) signal_event(event_);
+      table_.append(finished_, index);
+      continue;
+    }
+    if (stopping_) break;
+    const std::uint32_t seen = submissions_.load(std::memory_order_relaxed);
+    ++idle_;
+    mutex_.unlock();
+    futex_wait(submissions_, seen, -1);
+    mutex_.lock();
+    --idle_;
+  }
+  mutex_.unlock();
+  // The last touch of the engine: after it, only the address of alive_ goes to the kernel.
+  if (alive_.fetch_sub(1, std::memory_order_release) == 1) futex_wake_all(alive_);
+}
+
+void WorkerEngine::read(int fd, const iovec* vectors, unsigned count, std::uint64_t offset, std::uint64_t tag) {
+  table_.append(queued_, table_.take(IoDirection::read, fd, vectors, count, offset, tag));
+  ++queued_count_;
+}
+
+void WorkerEngine::write(int fd, const iovec* vectors, unsigned count, std::uint64_t offset, std::uint64_t tag) {
+  table_.append(queued_, table_.take(IoDirection::write, fd, vectors, count, offset, tag));
+  ++queued_count_;
+}
+
+void WorkerEngine::submit() {
+  if (queued_.empty()) return;
+  unsigned wanted;
+  {
+    const MutexLock lock(mutex_);
+    while (!queued_.empty()) table_.append(waiting_, table_.remove_first(queued_));
+    wanted = queued_count_ < idle_ ? queued_count_ : idle_;
+    submissions_.fetch_add(1, std::memory_order_relaxed);
+  }
+  queued_count_ = 0;
+  // A worker that is counted idle but no longer asleep sees the new list without being woken.
+  for (; wanted != 0; --wanted) futex_wake_one(submissions_);
+}
+
+unsigned WorkerEngine::reap(IoCompletion* completions, unsigned capacity) {
+  unsigned count = 0;
+  const MutexLock lock(mutex_);
+  while (count < capacity && !finished_.empty()) {
+    const std::uint32_t index = table_.remove_first(finished_);
+    completions[count++] = {table_[index].tag, table_[index].error};
+    table_.give_back(index);
+  }
+  if (count != 0 && finished_.empty()) drain_event(event_);
+  return count;
+}
+
+void WorkerEngine::wait(int timeout_ms) { static_cast<void>(poll_readable(&event_, 1, timeout_ms)); }
+
+}  // namespace polder::os

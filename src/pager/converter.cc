@@ -1,0 +1,154 @@
+#include "pager/converter.h"
+
+#include <cerrno>
+
+#include "base/check.h"
+#include "base/fatal.h"
+#include "os/mapping.h"
+
+namespace polder {
+namespace {
+
+constexpr std::size_t kWordsPerBlock = kPagesPerBlock / 64;
+
+bool is_set(const std::uint64_t* bits, std::uint32_t index) { return (bits[index / 64] >> (index % 64) & 1) != 0; }
+
+}  // namespace
+
+Errno Converter::scan(BlockId block, std::uint64_t* present) {
+  return pagemap_.scan_present(parts_.arena.address(block), kBlockSize, present);
+}
+
+Errno Converter::convert_oldest() {
+  const os::MutexLock lock(parts_.blocks.mutex());
+  const std::optional<BlockId> block = parts_.blocks.oldest_native_locked();
+  if (!block) return Errno(ENOENT);
+  return convert_locked(*block);
+}
+
+Errno Converter::convert_range(BlockId first, BlockCount count) {
+  for (BlockId block = first; block < first + count; ++block) {
+    const os::MutexLock lock(parts_.blocks.mutex());
+    if (parts_.blocks.mode(block) == BlockMode::managed) continue;
+    const Errno error = convert_locked(block);
+    if (!error.ok()) return error;
+  }
+  return kOk;
+}
+
+Errno Converter::convert_locked(BlockId block) {
+  Pageblocks& blocks = parts_.blocks;
+  char* const address = parts_.arena.address(block);
+  blocks.begin_conversion_locked(block);
+  Errno error = parts_.uffd.register_missing(address, kBlockSize);
+  std::uint64_t present[kWordsPerBlock] = {};
+  if (error.ok()) {
+    error = scan(block, present);
+    if (!error.ok()) static_cast<void>(parts_.uffd.unregister(address, kBlockSize));
+  }
+  if (!error.ok()) {
+    blocks.cancel_conversion_locked(block);
+    parts_.wakeups.pages_settled();
+    return error;
+  }
+  PageCount absent;
+  for (std::uint32_t i = 0; i < kPagesPerBlock; ++i) {
+    const PageId page = first_page(block) + PageCount{i};
+    const PageState state = parts_.table.load(page).state();
+    POLDER_CHECK(state == PageState::resident || state == PageState::untouched, "page of a native block", page.value,
+                 state);
+    if (state == PageState::resident && !is_set(present, i)) {
+      parts_.table.set_unshared(page, PageWord::of(PageState::untouched));
+      absent += PageCount{1};
+    } else if (state == PageState::untouched && is_set(present, i)) {
+      // Written beyond what was handed out: the program's bug, but its bytes are in memory and must be paid for.
+      parts_.table.set_unshared(page, PageWord::of(PageState::resident));
+      parts_.budget.charge_always(PageCount{1});
+    }
+  }
+  blocks.end_conversion_locked(block);
+  for (std::uint32_t i = 0; i < kGranulesPerBlock; ++i) {
+    const std::uint32_t first = i * kPagesPerGranule;
+    if ((present[first / 64] >> (first % 64) & ((1U << kPagesPerGranule) - 1)) != 0) {
+      parts_.policy.arrived(GranuleId{block.value * kGranulesPerBlock + i}, Arrival::converted);
+    }
+  }
+  parts_.budget.uncharge(absent);
+  parts_.wakeups.pages_settled();
+  if (absent.value != 0) parts_.wakeups.room_changed();
+  return kOk;
+}
+
+Errno Converter::adopt_in_child() {
+  const BlockCount known = parts_.blocks.known_blocks();
+  PageCount resident;
+  for (BlockId block{0}; block.value < known.value; ++block) {
+    const BlockMode mode = parts_.blocks.mode(block);
+    if (mode == BlockMode::managed || mode == BlockMode::converting) {
+      const Errno error = parts_.uffd.register_missing(parts_.arena.address(block), kBlockSize);
+      if (!error.ok()) return error;
+      std::uint64_t present[kWordsPerBlock] = {};
+      const Errno scanned = scan(block, present);
+      if (!scanned.ok()) return scanned;
+      resident += adopt_block(block, present);
+    } else if (mode == BlockMode::native) {
+      for (std::uint32_t i = 0; i < kPagesPerBlock; ++i) {
+        const PageId page = first_page(block) + PageCount{i};
+        resident += PageCount{parts_.table.load(page).state() == PageState::resident};
+      }
+    }
+  }
+  parts_.budget.charge_always(resident);
+  return kOk;
+}
+
+PageCount Converter::adopt_block(BlockId block, const std::uint64_t* present) {
+  PageCount resident;
+  for (std::uint32_t i = 0; i < kPagesPerBlock; ++i) {
+    const PageId page = first_page(block) + PageCount{i};
+    PageWord word = parts_.table.load(page);
+    if (word.state() == PageState::filling) {
+      // The parent's pager was amid a fill. It happened before the fork, or it did not: the kernel knows.
+      const PageState source = word.source();
+      if (!is_set(present, i)) {
+        word = word.with_state(source);
+      } else if (source == PageState::stored) {
+        word = PageWord::of(PageState::resident).with_retained(word.location());
+      } else {
+        word = word.retained() ? PageWord::of(PageState::resident).with_retained(word.location())
+                               : PageWord::of(PageState::resident);
+      }
+      parts_.table.set_unshared(page, word);
+    } else if (word.state() == PageState::resident && !is_set(present, i)) {
+      report_touched_before_child_pager(parts_.arena.address(page));
+    } else if (is_set(present, i) && word.state() != PageState::resident && word.state() != PageState::lost) {
+      report_touched_before_child_pager(parts_.arena.address(page));
+    }
+    if (word.state() == PageState::lost) {
+      // Poison is not inherited.
+      static_cast<void>(parts_.uffd.poison(parts_.arena.address(page), kPageSize));
+    }
+    switch (word.state()) {
+      case PageState::resident:
+        resident += PageCount{1};
+        parts_.policy.arrived(granule_of(page), Arrival::converted);
+        if (word.retained()) parts_.store.recount(Location::from_bits(word.location()));
+        break;
+      case PageState::stored:
+        parts_.store.recount(Location::from_bits(word.location()));
+        break;
+      case PageState::staged:
+        if (word.retained()) parts_.store.recount(Location::from_bits(word.location()));
+        break;
+      case PageState::untouched:
+      case PageState::lost:
+        break;
+      case PageState::evicting:
+      case PageState::filling:
+        POLDER_CHECK(false, "no page is in transition in a forked child", page.value, word.bits());
+    }
+  }
+  return resident;
+}
+
+}  // namespace polder

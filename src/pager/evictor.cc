@@ -1,0 +1,384 @@
+#include "pager/evictor.h"
+
+#include <array>
+#include <bit>
+#include <cerrno>
+
+#include "base/check.h"
+#include "base/message.h"
+#include "os/mapping.h"
+#include "os/thread.h"
+#include "store/pattern_table.h"
+
+namespace polder {
+namespace {
+
+constexpr std::uint64_t kWriteTag = std::uint64_t{1} << 63;
+constexpr unsigned kMaxExtents = 8;  // of one cluster's writes; what does not fit stays staged
+
+constexpr std::uint32_t bit(std::uint32_t index) { return std::uint32_t{1} << index; }
+
+}  // namespace
+
+PageCount Evictor::stage_victims_locked() {
+  Cluster* const cluster = parts_.staging.take_empty(clusters_allowed());
+  if (cluster == nullptr) return {};
+  PageCount evicted;
+  while (cluster->windows < Cluster::kGranules && cluster->count < Cluster::kEnoughPages) {
+    std::array<GranuleId, 1> victim;
+    if (parts_.policy.choose(victim) == 0) break;
+    evicted += evict_granule_locked(victim[0], *cluster);
+  }
+  if (cluster->count == 0) {
+    parts_.staging.give_back(*cluster);
+    return {};
+  }
+  parts_.staging.enqueue(*cluster);
+  parts_.wakeups.pages_settled();
+  count(parts_.statistics->reclaim.evictions, evicted.value);
+  return evicted;
+}
+
+PageCount Evictor::evict_granule_locked(GranuleId granule, Cluster& cluster) {
+  parts_.gate.close(granule);
+  const PageId base = first_page(granule);
+  std::uint32_t claimed = 0;   // ours: evicting
+  std::uint32_t barriers = 0;  // present or about to be, and not ours: no move may cross them
+  for (std::uint32_t i = 0; i < kPagesPerGranule; ++i) {
+    const PageId page{base.value + i};
+    PageWord word = parts_.table.load(page);
+    while (word.state() == PageState::resident) {
+      if (parts_.table.transition(page, word, word.with_state(PageState::evicting))) {
+        claimed |= bit(i);
+        break;
+      }
+    }
+    const PageState state = word.state();
+    const bool in_memory =
+        state == PageState::resident || state == PageState::filling || state == PageState::evicting;  // a purge's claim
+    if ((claimed & bit(i)) == 0 && in_memory) barriers |= bit(i);
+  }
+  PageCount evicted;
+  for (std::uint32_t first = 0; first < kPagesPerGranule;) {
+    if ((claimed & bit(first)) == 0) {
+      ++first;
+      continue;
+    }
+    std::uint32_t end = first + 1;
+    std::uint32_t last_claimed = first;
+    for (; end < kPagesPerGranule && (barriers & bit(end)) == 0; ++end) {
+      if ((claimed & bit(end)) != 0) last_claimed = end;
+    }
+    evicted += move_stretch(granule, first, last_claimed + 1, claimed, cluster);
+    first = end;
+  }
+  if (evicted.value != 0) ++cluster.windows;
+  parts_.gate.open(granule);
+  if (evicted.value != static_cast<std::uint32_t>(std::popcount(claimed | barriers))) {
+    parts_.policy.arrived(granule, Arrival::refused);
+  }
+  return evicted;
+}
+
+PageCount Evictor::move_stretch(GranuleId granule, std::uint32_t first, std::uint32_t end, std::uint32_t claimed,
+                                Cluster& cluster) {
+  const PageId base = first_page(granule);
+  const std::uint32_t window = cluster.windows * kPagesPerGranule;
+  PageCount evicted;
+  bool copied_on_write = false;
+  while (first < end) {
+    char* const source = parts_.arena.address(PageId{base.value + first});
+    char* const destination = parts_.staging.address(parts_.staging.number_of(cluster, window + first));
+    const os::Progress progress =
+        parts_.uffd.move(destination, source, (end - first) * kPageSize, os::Userfaultfd::Wake::no);
+    const std::uint32_t done = static_cast<std::uint32_t>(progress.done / kPageSize);
+    for (std::uint32_t i = first; i < first + done; ++i) {
+      if ((claimed & bit(i)) == 0) continue;
+      stage_page(PageId{base.value + i}, window + i, cluster);
+      evicted += PageCount{1};
+    }
+    first += done;
+    if (first >= end) break;
+    POLDER_CHECK(progress.error.code() != EEXIST, "staging position is empty", cluster.index, window + first);
+    // A page shared with a forked relative is refused until we have a copy of our own. Only stretches of present pages
+    // are populated: a hole would fault.
+    if (progress.error.code() == EBUSY && forked_.load(std::memory_order_relaxed) && !copied_on_write) {
+      copied_on_write = true;
+      std::uint32_t shared_end = first;
+      while (shared_end < end && (claimed & bit(shared_end)) != 0) ++shared_end;
+      if (os::populate_writable(parts_.arena.address(PageId{base.value + first}), (shared_end - first) * kPageSize)
+              .ok()) {
+        continue;
+      }
+    }
+    copied_on_write = false;
+    // Pinned, locked, or made inaccessible by the program: it stays.
+    if ((claimed & bit(first)) != 0) refuse_page(PageId{base.value + first});
+    ++first;
+  }
+  return evicted;
+}
+
+void Evictor::stage_page(PageId page, std::uint32_t position, Cluster& cluster) {
+  const std::uint32_t number = parts_.staging.number_of(cluster, position);
+  PageWord word = parts_.table.load(page);
+  while (!parts_.table.transition(page, word, word.with_state(PageState::staged).with_staging_page(number))) {
+  }
+  StagedPage& staged = cluster.pages[cluster.count++];
+  staged = StagedPage{};
+  staged.page = page;
+  staged.position = position;
+}
+
+void Evictor::refuse_page(PageId page) {
+  PageWord word = parts_.table.load(page);
+  while (!parts_.table.transition(page, word, word.with_state(PageState::resident).without_discarded())) {
+  }
+}
+
+Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsigned engine_depth) {
+  if (engine.outstanding() + kMaxExtents > engine_depth) return {Processed::none, {}};
+  Cluster* const cluster = parts_.staging.dequeue_oldest();
+  if (cluster == nullptr) return {Processed::none, {}};
+  for (std::uint32_t i = 0; i < cluster->count; ++i) decide(cluster->pages[i], *cluster);
+  if (start_writes(*cluster, engine)) {
+    engine.submit();
+    return {Processed::writing, {}};
+  }
+  const PageCount freed = retire(*cluster);
+  return {freed.value != 0 ? Processed::retired : Processed::stuck, freed};
+}
+
+void Evictor::decide(StagedPage& staged, const Cluster& cluster) {
+  const std::uint32_t number = parts_.staging.number_of(cluster, staged.position);
+  const PageWord word = parts_.table.load(staged.page);
+  staged.location = Location::none();
+  if (word.state() != PageState::staged || word.staging_page() != number) {
+    staged.outcome = Outcome::gone;
+    return;
+  }
+  if (word.discarded()) {
+    staged.outcome = Outcome::dropped;
+    return;
+  }
+  const char* const bytes = parts_.staging.address(number);
+  if (const std::optional<std::uint64_t> pattern = same_filled(bytes)) {
+    if (const std::optional<Location> location = parts_.store.store_pattern(*pattern)) {
+      staged.outcome = Outcome::pattern;
+      staged.location = *location;
+      return;
+    }
+  }
+  staged.hash = hash_page(bytes);
+  if (word.retained() && parts_.store.hash(Location::from_bits(word.location())) == staged.hash) {
+    staged.outcome = Outcome::clean;
+    return;
+  }
+  staged.outcome = Outcome::written;
+}
+
+bool Evictor::start_writes(Cluster& cluster, os::IoEngine& engine) {
+  std::uint32_t wanted = 0;
+  for (std::uint32_t i = 0; i < cluster.count; ++i) wanted += cluster.pages[i].outcome == Outcome::written;
+  std::uint32_t next = 0;  // page whose turn it is
+  unsigned vector_count = 0;
+  unsigned extents = 0;
+  cluster.failed.store(0, std::memory_order_relaxed);
+  while (wanted != 0 && extents < kMaxExtents) {
+    const SlotRun slots = parts_.store.allocate_slots(wanted);
+    if (slots.count == 0) break;
+    const unsigned first_vector = vector_count;
+    std::uint32_t last_position = Cluster::kPositions;
+    for (unsigned slot = 0; slot < slots.count; ++next) {
+      StagedPage& staged = cluster.pages[next];
+      if (staged.outcome != Outcome::written) continue;
+      staged.location = slots[slot++];
+      char* const bytes = parts_.staging.address(parts_.staging.number_of(cluster, staged.position));
+      if (vector_count > first_vector && staged.position == last_position + 1) {
+        cluster.vectors[vector_count - 1].iov_len += kPageSize;
+      } else {
+        cluster.vectors[vector_count++] = iovec{.iov_base = bytes, .iov_len = kPageSize};
+      }
+      last_position = staged.position;
+    }
+    wanted -= slots.count;
+    ++extents;
+    const Location start = slots[0];
+    cluster.pending.fetch_add(1, std::memory_order_relaxed);
+    engine.write(parts_.store.fd(start), cluster.vectors + first_vector, vector_count - first_vector,
+                 parts_.store.offset(start), kWriteTag | cluster.index);
+    count(parts_.statistics->reclaim.bytes_written, std::uint64_t{slots.count} * kPageSize);
+  }
+  for (; next < cluster.count; ++next) {
+    if (cluster.pages[next].outcome == Outcome::written) cluster.pages[next].outcome = Outcome::kept;
+  }
+  if (extents == 0) return false;
+  cluster.state = ClusterState::writing;
+  writing_.fetch_add(1, std::memory_order_relaxed);
+  return true;
+}
+
+void Evictor::write_completed(const os::IoCompletion& completion) {
+  Cluster& cluster = parts_.staging.cluster(static_cast<std::uint32_t>(completion.tag & ~kWriteTag));
+  if (!completion.error.ok()) {
+    cluster.failed.store(completion.error.code(), std::memory_order_relaxed);
+    count(parts_.statistics->reclaim.write_errors);
+  }
+  // Release pairs with the acquire in retire_written_locked(): zero means that `failed` is final.
+  const std::uint32_t before = cluster.pending.fetch_sub(1, std::memory_order_release);
+  POLDER_CHECK(before != 0, "a write completes once", cluster.index);
+}
+
+PageCount Evictor::retire_written_locked() {
+  PageCount freed;
+  if (writing_.load(std::memory_order_relaxed) == 0) return freed;
+  for (std::uint32_t i = 0; i < parts_.staging.created(); ++i) {
+    Cluster& cluster = parts_.staging.cluster(i);
+    if (cluster.state != ClusterState::writing || cluster.pending.load(std::memory_order_acquire) != 0) continue;
+    writing_.fetch_sub(1, std::memory_order_relaxed);
+    if (cluster.failed.load(std::memory_order_relaxed) != 0) fail_writes(cluster);
+    freed += retire(cluster);
+  }
+  return freed;
+}
+
+void Evictor::fail_writes(Cluster& cluster) {
+  // Which extent failed is not worth knowing: every page is still in staging, and all are tried again elsewhere.
+  const Errno why(cluster.failed.load(std::memory_order_relaxed));
+  for (std::uint32_t i = 0; i < cluster.count; ++i) {
+    StagedPage& staged = cluster.pages[i];
+    if (staged.outcome != Outcome::written) continue;
+    parts_.store.abandon(staged.location, why);
+    staged.location = Location::none();
+    staged.outcome = Outcome::kept;
+  }
+}
+
+PageCount Evictor::retire(Cluster& cluster) {
+  iovec ranges[Cluster::kMaxPages];
+  std::size_t range_count = 0;
+  std::uint32_t kept = 0;
+  std::uint32_t last_position = Cluster::kPositions;
+  PageCount freed;
+  for (std::uint32_t i = 0; i < cluster.count; ++i) {
+    StagedPage& staged = cluster.pages[i];
+    if (!settle(staged, cluster)) {
+      staged.outcome = Outcome::undecided;
+      cluster.pages[kept++] = staged;
+      continue;
+    }
+    char* const bytes = parts_.staging.address(parts_.staging.number_of(cluster, staged.position));
+    if (range_count != 0 && staged.position == last_position + 1) {
+      ranges[range_count - 1].iov_len += kPageSize;
+    } else {
+      ranges[range_count++] = iovec{.iov_base = bytes, .iov_len = kPageSize};
+    }
+    last_position = staged.position;
+    freed += PageCount{1};
+  }
+  cluster.count = kept;
+  Errno error;
+  if (kept == 0) {
+    // One call over the whole cluster, holes included, costs one TLB shootdown.
+    error = os::discard(parts_.staging.address(parts_.staging.number_of(cluster, 0)),
+                        std::size_t{cluster.windows} * kGranuleSize);
+  } else if (range_count != 0) {
+    error = os::discard_all(ranges, range_count);
+  }
+  POLDER_CHECK(error.ok(), "staging pages can be discarded", error.code());
+  parts_.budget.uncharge(freed);
+  if (kept == 0) {
+    parts_.staging.give_back(cluster);
+  } else {
+    parts_.staging.enqueue(cluster);
+  }
+  if (freed.value != 0) parts_.wakeups.room_changed();
+  return freed;
+}
+
+// Gives the page its final word. False when it must stay staged.
+bool Evictor::settle(StagedPage& staged, const Cluster& cluster) {
+  const std::uint32_t number = parts_.staging.number_of(cluster, staged.position);
+  StatisticsSegment& statistics = *parts_.statistics;
+  const bool has_new_location = staged.outcome == Outcome::written || staged.outcome == Outcome::pattern;
+  if (staged.outcome == Outcome::written) parts_.store.commit(staged.location, staged.hash);
+  PageWord word = parts_.table.load(staged.page);
+  for (;;) {
+    const bool ours = word.staging_page() == number;
+    if (ours && word.state() == PageState::filling && word.source() == PageState::staged) {
+      // Being copied back out of this very page: a microsecond, and the copy may not lose its source.
+      os::yield_cpu();
+      word = parts_.table.load(staged.page);
+      continue;
+    }
+    if (!ours || word.state() != PageState::staged) {
+      if (has_new_location) parts_.store.release(staged.location);
+      return true;
+    }
+    if (word.discarded()) {
+      if (!parts_.table.transition(staged.page, word, PageWord::of(PageState::untouched))) continue;
+      if (has_new_location) parts_.store.release(staged.location);
+      if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
+      return true;
+    }
+    switch (staged.outcome) {
+      case Outcome::clean: {
+        const PageWord stored = PageWord::of(PageState::stored).with_location(word.location());
+        if (!parts_.table.transition(staged.page, word, stored)) continue;
+        count(statistics.reclaim.clean_drops);
+        count(statistics.reclaim.stored_pages);
+        return true;
+      }
+      case Outcome::written:
+      case Outcome::pattern: {
+        const PageWord stored = PageWord::of(PageState::stored).with_location(staged.location.bits());
+        if (!parts_.table.transition(staged.page, word, stored)) continue;
+        if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
+        count(statistics.reclaim.stored_pages);
+        if (staged.outcome == Outcome::pattern) count(statistics.reclaim.same_filled_pages);
+        return true;
+      }
+      case Outcome::undecided:
+      case Outcome::gone:
+      case Outcome::dropped:
+      case Outcome::kept:
+        // Dropped, but handed out again since: its bytes count once more.
+        return false;
+    }
+  }
+}
+
+bool Evictor::take_back_by_move_locked(PageId page, std::uint32_t staging_page) {
+  Cluster& cluster = parts_.staging.cluster_of(staging_page);
+  if (cluster.state != ClusterState::staged) return false;
+  std::uint32_t index = 0;
+  while (index < cluster.count && parts_.staging.number_of(cluster, cluster.pages[index].position) != staging_page) {
+    ++index;
+  }
+  POLDER_CHECK(index < cluster.count, "a staged page is in its cluster", page.value, staging_page);
+  const os::Progress progress = parts_.uffd.move(parts_.arena.address(page), parts_.staging.address(staging_page),
+                                                 kPageSize, os::Userfaultfd::Wake::no);
+  if (progress.done != kPageSize) return false;
+  for (++index; index < cluster.count; ++index) cluster.pages[index - 1] = cluster.pages[index];
+  --cluster.count;
+  return true;
+}
+
+void Evictor::reset_in_child() {
+  mutex_.reset_in_child();
+  writing_.store(0, std::memory_order_relaxed);
+  for (std::uint32_t i = 0; i < parts_.staging.created(); ++i) {
+    Cluster& cluster = parts_.staging.cluster(i);
+    if (cluster.state != ClusterState::writing) continue;
+    cluster.pending.store(0, std::memory_order_relaxed);
+    cluster.failed.store(0, std::memory_order_relaxed);
+    for (std::uint32_t j = 0; j < cluster.count; ++j) {
+      StagedPage& staged = cluster.pages[j];
+      staged.location = Location::none();
+      staged.outcome = Outcome::undecided;
+    }
+    parts_.staging.enqueue(cluster);
+  }
+}
+
+}  // namespace polder

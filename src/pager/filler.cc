@@ -1,0 +1,376 @@
+#include "pager/filler.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/check.h"
+#include "base/fatal.h"
+#include "base/message.h"
+#include "os/mapping.h"
+
+namespace polder {
+namespace {
+
+// A granule of zeros: never written, so it costs no memory.
+alignas(kPageSize) constinit char zeros[kGranuleSize] = {};
+
+// Pages filled ahead of a first touch that follows its predecessor. A fault costs 8 µs, each further page 0.8.
+constexpr std::uint32_t kZeroWindow = 8;
+
+// Pages that only the forking thread may take while it forks.
+constexpr PageCount kForkReserve{8};
+
+constexpr unsigned kReadAttempts = 3;
+
+}  // namespace
+
+Errno Filler::prepare(unsigned reads) {
+  POLDER_CHECK(reads > 0 && reads <= kMaxReads, "number of reads", reads);
+  if (pattern_page_ != nullptr) return kOk;  // a forked child has its parent's
+  const std::size_t size = bytes(memory_for(reads));
+  const Result<char*> memory = os::map_private(size);
+  if (!memory.ok()) return memory.error;
+  parts_.budget.charge_metadata(pages_up(size));
+  pattern_page_ = memory.value;
+  for (; read_count_ < reads; ++read_count_) {
+    reads_[read_count_].buffer = pattern_page_ + kPageSize + read_count_ * kGranuleSize;
+  }
+  return kOk;
+}
+
+void Filler::attach(os::IoEngine& engine, os::Pagemap& pagemap) {
+  engine_ = &engine;
+  pagemap_ = &pagemap;
+}
+
+void Filler::reset_in_child() {
+  for (Read& read : reads_) read.count = 0;
+  reads_outstanding_ = 0;
+  engine_ = nullptr;
+  pagemap_ = nullptr;
+  favoured_.store(0, std::memory_order_relaxed);
+}
+
+Resolution Filler::resolve(PageId page, const os::Fault& fault) {
+  const PageWord word = parts_.table.load(page);
+  switch (word.state()) {
+    case PageState::untouched:
+      return fill_zero(page, fault);
+    case PageState::resident:
+      return check_present(page);
+    case PageState::evicting:
+      return Resolution::transition;
+    case PageState::staged:
+      return take_back(page, word, fault);
+    case PageState::stored:
+      if (Location::from_bits(word.location()).is_pattern()) return fill_pattern(page, word, fault);
+      return start_read(page, word, fault);
+    case PageState::filling:
+      return Resolution::done;  // its installation wakes everybody
+    case PageState::lost:
+      parts_.uffd.wake(parts_.arena.address(page), kPageSize);
+      return Resolution::done;
+  }
+  POLDER_CHECK(false, "page state", page.value, word.bits());
+}
+
+bool Filler::charge_one(const os::Fault& fault) {
+  const std::uint32_t favoured = favoured_.load(std::memory_order_relaxed);
+  if (favoured == 0) return parts_.budget.try_charge(PageCount{1});
+  if (favoured != fault.thread) return parts_.budget.try_charge(PageCount{1}, kForkReserve);
+  // Nothing is evicted until it has forked, so it must not wait for room.
+  if (!parts_.budget.try_charge(PageCount{1})) parts_.budget.charge_always(PageCount{1});
+  return true;
+}
+
+// Claims the page for filling. False when it changed, or when the evictor works on its granule; `word` is then current.
+bool Filler::begin(PageId page, PageWord& word) {
+  const PageWord filling = word.with_state(PageState::filling).with_source(word.state()).without_discarded();
+  if (!parts_.table.transition(page, word, filling)) return false;
+  if (!parts_.gate.closed(granule_of(page))) return true;
+  revert(page);
+  word = parts_.table.load(page);
+  return false;
+}
+
+void Filler::revert(PageId page) {
+  PageWord word = parts_.table.load(page);
+  while (!parts_.table.transition(page, word, word.with_state(word.source()))) {
+  }
+}
+
+void Filler::finish(PageId page, Copy stored_copy) {
+  PageWord word = parts_.table.load(page);
+  PageWord resident;
+  do {
+    resident = PageWord::of(PageState::resident);
+    if (stored_copy == Copy::retained || word.retained()) resident = resident.with_retained(word.location());
+  } while (!parts_.table.transition(page, word, resident));
+}
+
+// Installs `count` pages and wakes their waiters. Pages that are there already count as installed. The number installed;
+// fewer when the program took the mapping away.
+std::uint32_t Filler::install(PageId first, std::uint32_t count, const char* bytes) {
+  std::uint32_t done = 0;
+  while (done < count) {
+    char* const destination = parts_.arena.address(PageId{first.value + done});
+    const os::Progress progress = parts_.uffd.copy(destination, bytes + std::size_t{done} * kPageSize,
+                                                   std::size_t{count - done} * kPageSize, os::Userfaultfd::Wake::yes);
+    done += static_cast<std::uint32_t>(progress.done / kPageSize);
+    if (done == count) break;
+    if (progress.error.code() != EEXIST) break;
+    parts_.uffd.wake(parts_.arena.address(PageId{first.value + done}), kPageSize);
+    ++done;
+  }
+  return done;
+}
+
+std::uint32_t Filler::zero_window(PageId page) const {
+  const GranuleId granule = granule_of(page);
+  const std::uint32_t offset = page.value % kPagesPerGranule;
+  const std::uint32_t handed_out = parts_.blocks.handed_out(granule);
+  if (offset >= handed_out) return 1;
+  const bool forward = offset == 0 || parts_.table.load(PageId{page.value - 1}).state() != PageState::untouched;
+  return forward ? std::min(kZeroWindow, handed_out - offset) : 1;
+}
+
+Resolution Filler::fill_zero(PageId page, const os::Fault& fault) {
+  std::uint32_t window = zero_window(page);
+  if (window == 1 || !parts_.budget.try_charge(PageCount{window}, parts_.budget.watermarks().low)) {
+    window = 1;
+    if (!charge_one(fault)) return Resolution::no_room;
+  }
+  std::uint32_t claimed = 0;
+  for (; claimed < window; ++claimed) {
+    const PageId next{page.value + claimed};
+    PageWord word = parts_.table.load(next);
+    if (word.state() != PageState::untouched || !begin(next, word)) break;
+  }
+  const std::uint32_t installed = claimed == 0 ? 0 : install(page, claimed, zeros);
+  for (std::uint32_t i = 0; i < claimed; ++i) {
+    if (i < installed) {
+      finish(PageId{page.value + i}, Copy::none);
+    } else {
+      revert(PageId{page.value + i});
+    }
+  }
+  parts_.budget.uncharge(PageCount{window - installed});
+  if (claimed == 0) return Resolution::transition;
+  if (installed == 0) {
+    parts_.uffd.wake(parts_.arena.address(page), kPageSize);  // the mapping is gone: the toucher finds out by itself
+    return Resolution::done;
+  }
+  parts_.policy.arrived(granule_of(page), Arrival::zero);
+  count_alone(parts_.statistics->pager.fills_zero, installed);
+  return Resolution::done;
+}
+
+Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault) {
+  const bool charged = charge_one(fault);
+  if (!charged && !evictor_.mutex().try_lock()) return Resolution::no_room;
+  bool installed = false;
+  const bool claimed = begin(page, word);
+  if (claimed && charged) {
+    installed = install(page, 1, parts_.staging.address(word.staging_page())) == 1;
+  } else if (claimed) {
+    installed = evictor_.take_back_by_move_locked(page, word.staging_page());
+  }
+  if (claimed && installed) {
+    finish(page, Copy::none);
+  } else if (claimed) {
+    revert(page);
+  }
+  if (!charged) evictor_.mutex().unlock();
+  if (charged && !installed) parts_.budget.uncharge(PageCount{1});
+  if (!claimed) return Resolution::transition;
+  if (!charged) {
+    if (!installed) return Resolution::no_room;
+    parts_.uffd.wake(parts_.arena.address(page), kPageSize);
+  } else if (!installed) {
+    parts_.uffd.wake(parts_.arena.address(page), kPageSize);
+    return Resolution::done;
+  }
+  parts_.policy.arrived(granule_of(page), Arrival::staged);
+  count_alone(parts_.statistics->pager.soft_faults);
+  count_alone(parts_.statistics->pager.fills_staged);
+  return Resolution::done;
+}
+
+Resolution Filler::fill_pattern(PageId page, PageWord word, const os::Fault& fault) {
+  if (!charge_one(fault)) return Resolution::no_room;
+  if (!begin(page, word)) {
+    parts_.budget.uncharge(PageCount{1});
+    return Resolution::transition;
+  }
+  const Location location = Location::from_bits(word.location());
+  const std::uint64_t pattern = parts_.store.pattern(location);
+  const char* bytes = zeros;
+  if (pattern != 0) {
+    std::fill_n(reinterpret_cast<std::uint64_t*>(pattern_page_), kPageSize / sizeof pattern, pattern);
+    bytes = pattern_page_;
+  }
+  if (install(page, 1, bytes) == 0) {
+    revert(page);
+    parts_.budget.uncharge(PageCount{1});
+    parts_.uffd.wake(parts_.arena.address(page), kPageSize);
+    return Resolution::done;
+  }
+  finish(page, Copy::none);
+  parts_.store.release(location);
+  parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
+  parts_.statistics->reclaim.same_filled_pages.fetch_sub(1, std::memory_order_relaxed);
+  parts_.policy.arrived(granule_of(page), Arrival::stored);
+  count_alone(parts_.statistics->pager.fills_same_filled);
+  return Resolution::done;
+}
+
+Resolution Filler::start_read(PageId page, PageWord word, const os::Fault& fault) {
+  Read* read = reads_;
+  Read* const end = reads_ + read_count_;
+  while (read != end && read->count != 0) ++read;
+  if (read == end) return Resolution::transition;
+
+  const std::uint32_t to_granule_end = kPagesPerGranule - page.value % kPagesPerGranule;
+  std::uint32_t window = std::min(readahead_.window(page), to_granule_end);
+  if (window == 1 || !parts_.budget.try_charge(PageCount{window}, parts_.budget.watermarks().low)) {
+    window = 1;
+    if (!charge_one(fault)) return Resolution::no_room;
+  }
+  const std::uint32_t location = word.location();
+  std::uint32_t claimed = 0;
+  for (; claimed < window; ++claimed) {
+    const PageId next{page.value + claimed};
+    PageWord neighbour = parts_.table.load(next);
+    if (neighbour.state() != PageState::stored || neighbour.location() != location + claimed) break;
+    if (!begin(next, neighbour)) break;
+  }
+  parts_.budget.uncharge(PageCount{window - claimed});
+  if (claimed == 0) return Resolution::transition;
+  readahead_.advance(PageId{page.value + claimed});
+  read->first = page;
+  read->count = claimed;
+  read->attempts = 0;
+  ++reads_outstanding_;
+  submit(*read);
+  return Resolution::done;
+}
+
+void Filler::submit(Read& read) {
+  const Location location = Location::from_bits(parts_.table.load(read.first).location());
+  read.vector = iovec{.iov_base = read.buffer, .iov_len = read.count * kPageSize};
+  ++read.attempts;
+  engine_->read(parts_.store.fd(location), &read.vector, 1, parts_.store.offset(location),
+                static_cast<std::uint64_t>(&read - reads_));
+}
+
+void Filler::read_completed(const os::IoCompletion& completion) {
+  Read& read = reads_[completion.tag];
+  POLDER_CHECK(completion.tag < read_count_ && read.count != 0, "read completes once", completion.tag);
+  StatisticsSegment& statistics = *parts_.statistics;
+  if (!completion.error.ok()) {
+    count_alone(statistics.pager.read_errors);
+    // Neighbours that nobody asked for go back; the page itself is tried again, alone.
+    for (; read.count > 1; --read.count) {
+      revert(PageId{read.first.value + read.count - 1});
+      parts_.budget.uncharge(PageCount{1});
+    }
+    if (read.attempts < kReadAttempts) {
+      submit(read);
+      return;
+    }
+    lose(read.first, Message().text("reading it failed: ").error(completion.error.code()).c_str());
+    read.count = 0;
+    --reads_outstanding_;
+    return;
+  }
+  count_alone(statistics.pager.bytes_read, read.count * kPageSize);
+  for (std::uint32_t i = 0; i < read.count;) {
+    const auto matches = [&](std::uint32_t index) {
+      const PageWord word = parts_.table.load(PageId{read.first.value + index});
+      return parts_.store.matches(Location::from_bits(word.location()), read.buffer + std::size_t{index} * kPageSize);
+    };
+    if (!matches(i)) {
+      count_alone(statistics.pager.read_errors);
+      lose(PageId{read.first.value + i}, "what was read is not what was written (hash mismatch)");
+      ++i;
+      continue;
+    }
+    std::uint32_t good = 1;
+    while (i + good < read.count && matches(i + good)) ++good;
+    const PageId first{read.first.value + i};
+    const std::uint32_t installed = install(first, good, read.buffer + std::size_t{i} * kPageSize);
+    for (std::uint32_t j = 0; j < good; ++j) {
+      const PageId page{first.value + j};
+      if (j < installed) {
+        finish(page, Copy::retained);
+        statistics.reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
+      } else {
+        revert(page);
+        parts_.budget.uncharge(PageCount{1});
+        parts_.uffd.wake(parts_.arena.address(page), kPageSize);
+      }
+    }
+    i += good;
+  }
+  count_alone(statistics.pager.fills_swap);
+  count_alone(statistics.pager.fills_readahead, read.count - 1);
+  parts_.policy.arrived(granule_of(read.first), Arrival::stored);
+  read.count = 0;
+  --reads_outstanding_;
+}
+
+Resolution Filler::check_present(PageId page) {
+  // Usually the page came while the message waited. If it is really missing, the program dropped it behind our back
+  // (a raw madvise): what it held is not ours to guess.
+  char* const address = parts_.arena.address(page);
+  std::uint64_t present = 0;
+  const Errno error = pagemap_->scan_present(address, kPageSize, &present);
+  if (error.ok() && (present & 1) == 0) {
+    PageWord word = parts_.table.load(page);
+    if (word.state() != PageState::resident) return Resolution::transition;
+    if (!parts_.table.transition(page, word, PageWord::of(PageState::lost))) return Resolution::transition;
+    if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
+    parts_.budget.uncharge(PageCount{1});
+    say(Message().text("page ").pointer(address).text(
+        " vanished: the program discarded heap memory with a raw system call; touching it raises SIGBUS"));
+    static_cast<void>(parts_.uffd.poison(address, kPageSize));
+  }
+  parts_.uffd.wake(address, kPageSize);
+  return Resolution::done;
+}
+
+void Filler::lose(PageId page, const char* why) {
+  char* const address = parts_.arena.address(page);
+  const Errno error = parts_.uffd.poison(address, kPageSize);
+  PageWord word = parts_.table.load(page);
+  while (!parts_.table.transition(page, word, PageWord::of(PageState::lost))) {
+  }
+  if (word.source() == PageState::stored || word.retained()) {
+    parts_.store.release(Location::from_bits(word.location()));
+  }
+  if (word.source() == PageState::stored) {
+    parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
+  }
+  parts_.budget.uncharge(PageCount{1});
+  Message message;
+  message.text("page ").pointer(address).text(" is lost: ").text(why).text("; touching it raises SIGBUS");
+  if (!error.ok() && error.code() != EEXIST) die(message.text("; it cannot be poisoned: ").error(error.code()));
+  say(message);
+  parts_.uffd.wake(address, kPageSize);
+}
+
+void Filler::give_up(PageId page) {
+  PageWord word = parts_.table.load(page);
+  if (word.state() != PageState::untouched && word.state() != PageState::stored) return;
+  if (!begin(page, word)) return;
+  parts_.budget.charge_always(PageCount{1});  // lose() gives it back
+  lose(page, "no memory is left for it and swap takes no more");
+}
+
+void Filler::plug(std::uintptr_t address) {
+  const os::Progress progress = parts_.uffd.copy(reinterpret_cast<void*>(address), zeros, kPageSize,
+                                                 os::Userfaultfd::Wake::yes);
+  if (progress.done == 0) parts_.uffd.wake(reinterpret_cast<void*>(address), kPageSize);
+}
+
+}  // namespace polder

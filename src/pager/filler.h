@@ -1,0 +1,98 @@
+// Fault resolution: brings the page of a fault into the arena, from nothing, from staging or from the store.
+//
+// The life of a fault:
+//   1. the fault loop reads the message; the word's state decides
+//   2. untouched   room for the page (and its neighbours, where touches run forward); zeros are copied in
+//      staged      room; the bytes are copied back out of staging: a soft fault
+//      stored      room; same-filled bytes are made up; others are read, with a window of neighbours, asynchronously
+//      in transition, or no room: the fault is parked and tried again when something changed
+//   3. the page is installed with UFFDIO_COPY, which wakes its waiters; the word becomes resident; the policy learns
+//   4. a read that fails, or whose hash differs, poisons its page: whoever touches it gets SIGBUS, nobody gets garbage
+//
+// Fault loop only; never waits and takes no lock that an allocating thread can hold.
+#pragma once
+
+#include <sys/uio.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "os/io_engine.h"
+#include "os/pagemap.h"
+#include "pager/evictor.h"
+#include "pager/parts.h"
+#include "pager/readahead.h"
+
+namespace polder {
+
+enum class Resolution : std::uint8_t {
+  done,        // installed, woken, or a read is on its way
+  transition,  // the page or its block is on its way somewhere: try again when it has settled
+  no_room,     // the budget is exhausted: try again when pages became free
+};
+
+class Filler {
+ public:
+  static constexpr unsigned kMaxReads = 64;
+
+  Filler(PagerParts& parts, Evictor& evictor) : parts_(parts), evictor_(evictor) {}
+
+  // Buffers for `reads` concurrent reads of up to a granule each; their size. ENOMEM.
+  static PageCount memory_for(unsigned reads) { return PageCount{1 + std::uint64_t{reads} * kPagesPerGranule}; }
+  Errno prepare(unsigned reads);
+  // Engines and descriptors of the calling service thread.
+  void attach(os::IoEngine& engine, os::Pagemap& pagemap);
+  // In a forked child: reads that were on their way do not exist here.
+  void reset_in_child();
+
+  Resolution resolve(PageId page, const os::Fault& fault);
+  void read_completed(const os::IoCompletion& completion);
+  unsigned reads_outstanding() const { return reads_outstanding_; }
+
+  // A fault that found no room for too long: the page is given up, its toucher gets SIGBUS.
+  void give_up(PageId page);
+
+  // While `thread` forks nobody else may take the last pages; 0 ends it. Any thread.
+  void favour(std::uint32_t thread) { favoured_.store(thread, std::memory_order_relaxed); }
+
+  // A service thread touched a hole: in staging, or while it copied a page on write that the program had dropped.
+  void plug(std::uintptr_t address);
+
+ private:
+  struct Read {
+    PageId first;
+    std::uint32_t count = 0;  // 0: free
+    unsigned attempts = 0;
+    iovec vector{};
+    char* buffer = nullptr;
+  };
+
+  bool charge_one(const os::Fault& fault);
+  bool begin(PageId page, PageWord& word);
+  void revert(PageId page);
+  enum class Copy : std::uint8_t { none, retained };
+  void finish(PageId page, Copy stored_copy);
+  std::uint32_t install(PageId first, std::uint32_t count, const char* bytes);
+
+  Resolution fill_zero(PageId page, const os::Fault& fault);
+  Resolution take_back(PageId page, PageWord word, const os::Fault& fault);
+  Resolution fill_pattern(PageId page, PageWord word, const os::Fault& fault);
+  Resolution start_read(PageId page, PageWord word, const os::Fault& fault);
+  Resolution check_present(PageId page);
+  std::uint32_t zero_window(PageId page) const;
+  void submit(Read& read);
+  void lose(PageId page, const char* why);
+
+  PagerParts& parts_;
+  Evictor& evictor_;
+  os::IoEngine* engine_ = nullptr;
+  os::Pagemap* pagemap_ = nullptr;
+  Readahead readahead_;
+  Read reads_[kMaxReads];
+  unsigned read_count_ = 0;
+  unsigned reads_outstanding_ = 0;
+  char* pattern_page_ = nullptr;
+  std::atomic<std::uint32_t> favoured_{0};  // atomic: set by the forking thread
+};
+
+}  // namespace polder

@@ -1,0 +1,318 @@
+#include "pager/pager.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <memory>
+#include <string_view>
+
+#include "base/check.h"
+#include "base/fatal.h"
+#include "base/message.h"
+#include "os/file.h"
+#include "os/mapping.h"
+#include "os/thread.h"
+
+namespace polder {
+namespace {
+
+constexpr std::size_t kServiceStack = std::size_t{64} << 10;
+
+// Pages that a forking thread may need before its child's pager runs.
+constexpr PageCount kForkRoom{16};
+
+// How long a wait for room lasts between two looks.
+constexpr int kRoomWaitMs = 20;
+
+// Concurrent reads: a 64th of the limit in buffers, between 4 and 64 of a granule each.
+unsigned reads_for(PageCount limit) {
+  return static_cast<unsigned>(
+      std::clamp<std::uint64_t>(limit.value / 64 / kPagesPerGranule, 4, Filler::kMaxReads));
+}
+
+std::size_t granules_of(PageCount pages) { return pages.value / kPagesPerGranule; }
+std::size_t blocks_of(PageCount pages) { return (pages.value + kPagesPerBlock - 1) / kPagesPerBlock; }
+
+}  // namespace
+
+std::size_t Pager::metadata_bytes(PageCount pages) {
+  return MetadataArray<std::atomic<std::uint64_t>>::bytes_for(pages.value) +
+         MetadataArray<Pageblocks::Block>::bytes_for(blocks_of(pages)) +
+         2 * MetadataArray<std::atomic<std::uint8_t>>::bytes_for(granules_of(pages)) +
+         MetadataArray<TwoListLru::Node>::bytes_for(granules_of(pages));
+}
+
+std::size_t Pager::metadata_bytes_per_chunk() {
+  constexpr std::size_t kPages = Arena::kChunkSize / kPageSize;
+  return kPages * sizeof(std::uint64_t) + kPages / kPagesPerBlock * sizeof(Pageblocks::Block) +
+         kPages / kPagesPerGranule * (2 + sizeof(TwoListLru::Node));
+}
+
+Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
+             Buddy& buddy, PageCount metadata_per_chunk, StatisticsSegment& statistics)
+    : options_(options),
+      arena_(arena),
+      budget_(budget),
+      table_(MetadataArray<std::atomic<std::uint64_t>>(space, arena.pages().value)),
+      blocks_(MetadataArray<Pageblocks::Block>(space, blocks_of(arena.pages())),
+              MetadataArray<std::atomic<std::uint8_t>>(space, granules_of(arena.pages()))),
+      gate_flags_(space, granules_of(arena.pages())),
+      ageing_nodes_(space, granules_of(arena.pages())),
+      staging_(arena.staging(), pool),
+      store_(budget),
+      parts_{arena,    table_, blocks_,  budget,      policy_, gate_,
+             staging_, store_, uffd_,    wakeups_,    &statistics},
+      evictor_(parts_),
+      filler_(parts_, evictor_),
+      converter_(parts_),
+      fault_loop_(parts_, evictor_, filler_, cpus_),
+      provider_(parts_, arena, gate_flags_, ageing_nodes_, requests_, *this, metadata_per_chunk),
+      reclaimer_(parts_, evictor_, converter_, fault_loop_, buddy, provider_, requests_, forks_),
+      owner_process_(os::process_id()) {}
+
+Pager::~Pager() {
+  if (!armed()) return;
+  reclaimer_.stop();
+  wakeups_.kick_reclaimer();
+  while (running_.load() > 1) os::sleep_ms(1), wakeups_.kick_reclaimer();
+  fault_loop_.stop();
+  while (running_.load() != 0) os::sleep_ms(1);
+}
+
+bool Pager::is_resident(PageId page) const {
+  return !blocks_.known(block_of(page)) || blocks_.mode(block_of(page)) != BlockMode::managed ||
+         table_.load(page).state() == PageState::resident;
+}
+
+PageCount Pager::reserve() const {
+  const PageCount min = budget_.watermarks().min;
+  return armed() ? min : min + Filler::memory_for(reads_for(budget_.limit()));
+}
+
+// --- pressure ---------------------------------------------------------------------------------------------------------
+
+void Pager::relieve() {
+  if (arm()) wakeups_.kick_reclaimer();
+}
+
+bool Pager::can_manage() { return budget_.limited() && arm(); }
+
+bool Pager::make_room(PageCount pages) {
+  if (!budget_.limited()) return true;
+  if (!threads_allowed_.load(std::memory_order_relaxed)) return false;
+  std::uint64_t waited_since = 0;
+  for (;;) {
+    const std::uint32_t seen = wakeups_.room_sequence();
+    if (budget_.free() >= pages + reserve()) break;
+    if (!arm()) return false;
+    if (reclaimer_.exhausted() || pages + budget_.watermarks().high > budget_.limit()) break;
+    if (waited_since == 0) waited_since = os::monotonic_ns();
+    reclaimer_.want(pages);
+    wakeups_.wait_for_room(seen, kRoomWaitMs, [this] { wakeups_.kick_reclaimer(); });
+  }
+  if (waited_since != 0) count(parts_.statistics->allocation.throttled_ns, os::monotonic_ns() - waited_since);
+  return budget_.free() >= pages + reserve();
+}
+
+Errno Pager::shrink_to_limit() {
+  const std::uint64_t start = os::monotonic_ns();
+  constexpr std::uint64_t kPatienceNs = 30'000'000'000;
+  while (budget_.excess().value != 0) {
+    if (!arm()) return Errno(ETIMEDOUT);
+    const std::uint32_t seen = wakeups_.room_sequence();
+    if (reclaimer_.exhausted() || os::monotonic_ns() - start > kPatienceNs) return Errno(ETIMEDOUT);
+    wakeups_.wait_for_room(seen, kRoomWaitMs, [this] { wakeups_.kick_reclaimer(); });
+  }
+  return kOk;
+}
+
+// --- life -------------------------------------------------------------------------------------------------------------
+
+// True when the service threads run, starting them if need be.
+bool Pager::arm() {
+  const std::uint32_t phase = phase_.load(std::memory_order_acquire);
+  if (phase == kArmed) return true;
+  if (phase == kImpossible || !threads_allowed_.load(std::memory_order_relaxed)) return false;
+  if (os::process_id() != owner_process_) return false;
+  std::uint32_t expected = kIdle;
+  if (phase_.compare_exchange_strong(expected, kArming)) {
+    const bool started = start_service_threads();
+    if (!started) {
+      say(Message()
+              .text("this machine does not allow paging here: ")
+              .error(static_cast<int>(service_error_.load()) - 2)
+              .text("; the limit stays, allocations beyond it fail (see `polder doctor`)"));
+    }
+    publish_start(started);
+    phase_.store(started ? kArmed : kImpossible, std::memory_order_release);
+    os::futex_wake_all(phase_);
+  }
+  while (phase_.load(std::memory_order_acquire) == kArming) os::futex_wait(phase_, kArming, 100);
+  return phase_.load(std::memory_order_acquire) == kArmed;
+}
+
+void Pager::publish_start(bool started) {
+  StatisticsSegment::Setup& setup = parts_.statistics->setup;
+  const StatisticsTier tier = started ? StatisticsTier::full : StatisticsTier::allocator_only;
+  setup.tier.store(static_cast<std::uint64_t>(tier), std::memory_order_relaxed);
+  if (!started) return;
+  const bool workers = std::string_view(fault_loop_.backend_name()) == "workers";
+  const StatisticsBackend backend = workers ? StatisticsBackend::workers : StatisticsBackend::uring;
+  setup.backend.store(static_cast<std::uint64_t>(backend), std::memory_order_relaxed);
+  setup.armed.store(1, std::memory_order_relaxed);
+}
+
+bool Pager::start_service_threads() {
+  service_error_.store(0);
+  options_.hooks.enter_unevictable();
+  const Errno error = os::start_service_thread(fault_thread, this, "polder-pager", kServiceStack);
+  options_.hooks.leave_unevictable();
+  if (!error.ok()) {
+    announce(error);
+    return false;
+  }
+  while (service_error_.load() == 0) os::futex_wait(service_error_, 0, 100);
+  return service_error_.load() == 1;
+}
+
+void Pager::announce(Errno error) {
+  service_error_.store(error.ok() ? 1 : static_cast<std::uint32_t>(error.code()) + 2);
+  os::futex_wake_all(service_error_);
+}
+
+// What a service thread of ours needs of the C library is allocated from unevictable memory for good: it never leaves.
+void Pager::fault_thread(void* argument) {
+  Pager& self = *static_cast<Pager*>(argument);
+  self.options_.hooks.enter_unevictable();
+  self.fault_thread_id_ = os::thread_id();
+  self.running_.fetch_add(1);
+  Errno error = self.set_up_service();
+  if (error.ok()) {
+    error = os::start_service_thread(reclaim_thread, &self, "polder-reclaim", kServiceStack);
+  }
+  if (!error.ok()) {
+    self.running_.fetch_sub(1);
+    self.announce(error);
+    return;
+  }
+  self.fault_loop_.run();
+  self.running_.fetch_sub(1);
+}
+
+void Pager::reclaim_thread(void* argument) {
+  Pager& self = *static_cast<Pager*>(argument);
+  self.options_.hooks.enter_unevictable();
+  self.running_.fetch_add(1);
+  const Errno error = self.reclaimer_.prepare(self.options_.io);
+  self.announce(error);
+  if (error.ok()) self.reclaimer_.run();
+  self.running_.fetch_sub(1);
+}
+
+// On the fault thread: everything is opened in a descriptor table that the program neither sees nor closes.
+Errno Pager::set_up_service() {
+  int keep[Store::kMaxInherited];
+  const unsigned keep_count = starting_in_child_ ? inherited_count_ : 0;
+  std::copy_n(inherited_, keep_count, keep);
+  std::sort(keep, keep + keep_count);
+  Errno error = os::take_private_descriptor_table(keep, keep_count);
+  if (!error.ok()) return error;
+  error = uffd_.open();
+  if (!error.ok()) return error;
+  if (!uffd_.features().move) return Errno(EOPNOTSUPP);
+  error = prepare_staging();
+  if (!error.ok()) return error;
+  error = filler_.prepare(reads_for(budget_.limit()));
+  if (!error.ok()) return error;
+  error = fault_loop_.prepare(options_.io);
+  if (!error.ok()) return error;
+  if (starting_in_child_) return adopt_parents_pages();
+  return store_.open({.swap_directory = options_.swap_directory, .swap_bytes = options_.swap_bytes});
+}
+
+Errno Pager::prepare_staging() {
+  if (!starting_in_child_) {
+    const Errno error = os::commit(staging_.area(), Staging::kAreaBytes);
+    if (!error.ok()) return error;
+    os::advise_huge_pages(staging_.area(), Staging::kAreaBytes, os::HugePages::never);
+  }
+  return uffd_.register_missing(staging_.area(), Staging::kAreaBytes);
+}
+
+Errno Pager::adopt_parents_pages() {
+  store_.become_child(inherited_, inherited_count_);
+  store_.begin_recount();
+  budget_.charge_always(staging_.pages());
+  return converter_.adopt_in_child();
+}
+
+// --- fork -------------------------------------------------------------------------------------------------------------
+
+void Pager::fork_prepare() {
+  count(parts_.statistics->allocation.forks);
+  while (phase_.load(std::memory_order_acquire) == kArming) os::futex_wait(phase_, kArming, 100);
+  fork_served_ = armed() && os::process_id() == owner_process_;
+  if (!fork_served_) return;
+  make_room(kForkRoom);
+  const ForkGate::Inheritance& inheritance = forks_.ask(wakeups_);
+  filler_.favour(os::thread_id());
+  inheritance_error_ = inheritance.error;
+  inheritance_step_ = "holding its swap slots";
+  inherited_count_ = 0;
+  if (inheritance.error.ok()) copy_inheritance(inheritance);
+}
+
+void Pager::copy_inheritance(const ForkGate::Inheritance& inheritance) {
+  for (unsigned i = 0; i < inheritance.count; ++i) {
+    const Result<int> copy = os::copy_descriptor_from_thread(fault_thread_id_, inheritance.fds[i]);
+    if (!copy.ok()) {
+      inheritance_error_ = copy.error;
+      inheritance_step_ = "handing on the swap file's descriptor";
+      return;
+    }
+    inherited_[inherited_count_++] = copy.value;
+  }
+}
+
+void Pager::fork_parent() {
+  if (!fork_served_) return;
+  for (unsigned i = 0; i < inherited_count_; ++i) os::close(inherited_[i]);
+  inherited_count_ = 0;
+  filler_.favour(0);
+  forks_.over(Store::ForkOutcome::forked);
+}
+
+void Pager::fork_child() {
+  owner_process_ = os::process_id();
+  cpus_.reset_in_child();
+  cpus_.note(os::thread_id(), os::current_cpu_word());
+  wakeups_.reset_in_child();
+  requests_.reset_in_child();
+  forks_.reset_in_child();
+  if (!fork_served_) {
+    phase_.store(phase_.load() == kImpossible ? kImpossible : kIdle);  // another thread of the parent may have been at it
+    return;
+  }
+  if (!inheritance_error_.ok()) report_fork_without_pager(inheritance_step_, inheritance_error_.code());
+
+  running_.store(0);
+  evictor_.reset_in_child();
+  filler_.reset_in_child();
+  fault_loop_.reset_in_child();
+  converter_.reset_in_child();
+  reclaimer_.reset_in_child();
+  policy_.reset_in_child(GranuleId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kGranulesPerBlock)});
+  std::construct_at(&uffd_);  // the descriptor was the parent's service threads'
+  budget_.reset_in_child();
+  evictor_.note_fork();
+
+  starting_in_child_ = true;
+  if (!start_service_threads()) {
+    report_fork_without_pager("starting its pager", static_cast<int>(service_error_.load()) - 2);
+  }
+  starting_in_child_ = false;
+  publish_start(true);
+  for (unsigned i = 0; i < inherited_count_; ++i) os::close(inherited_[i]);
+  inherited_count_ = 0;
+}
+
+}  // namespace polder

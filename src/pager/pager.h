@@ -1,0 +1,150 @@
+// The pager: owns the paging parts, decides when they come to life, and carries them over a fork.
+//
+//   idle      no thread, no descriptor, no registration exists; runs are native
+//   arming    the low watermark was passed: one allocating thread starts the service threads
+//   armed     the fault loop and the reclaimer run, in a descriptor table of their own
+//   impossible  the kernel refuses what paging needs: the limit is hard, allocations fail at it
+//
+// Allocating threads call provide() and friends through backing(); the fork functions are called by the forking thread
+// around fork(2) in the order prepare, then parent or child.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "os/io_engine.h"
+#include "os/userfaultfd.h"
+#include "pager/block_requests.h"
+#include "pager/converter.h"
+#include "pager/evictor.h"
+#include "pager/fault_loop.h"
+#include "pager/filler.h"
+#include "pager/fork_gate.h"
+#include "pager/provider.h"
+#include "pager/reclaimer.h"
+#include "pager/thread_cpus.h"
+#include "pager/two_list_lru.h"
+#include "store/store.h"
+#include "vm/arena.h"
+#include "vm/budget.h"
+#include "vm/buddy.h"
+#include "vm/metadata.h"
+
+namespace polder {
+
+// While the C library creates a thread it allocates; what it gets then must never be evicted.
+struct AllocationHooks {
+  void (*enter_unevictable)() = [] {};
+  void (*leave_unevictable)() = [] {};
+};
+
+struct PagerOptions {
+  const char* swap_directory = "/var/tmp";  // must stay valid
+  std::uint64_t swap_bytes = 0;             // 0: what the filesystem has free less 5 %
+  os::IoBackend io = os::IoBackend::automatic;
+  AllocationHooks hooks;
+};
+
+class Pager final : public PressureRelief {
+ public:
+  // What the pager takes from the metadata space for an arena of `pages`, and per committed chunk of the arena.
+  static std::size_t metadata_bytes(PageCount pages);
+  static std::size_t metadata_bytes_per_chunk();
+
+  Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
+        Buddy& buddy, PageCount metadata_per_chunk, StatisticsSegment& statistics);
+  // Tests: ends the service threads. No thread may use the arena any more.
+  ~Pager();
+
+  Backing& backing() { return provider_; }
+  ThreadCpus& thread_cpus() { return cpus_; }
+  Pageblocks& blocks() { return blocks_; }
+  const PageTable& table() const { return table_; }
+  Store& store() { return store_; }
+  void set_statistics(StatisticsSegment& statistics) { parts_.statistics = &statistics; }
+  // Brings the gauges of the statistics up to date.
+  void publish_gauges() { polder::publish_gauges(parts_); }
+
+  // The process can start threads now (its constructors run). Until then pressure only overcharges.
+  void allow_threads() { threads_allowed_.store(true, std::memory_order_relaxed); }
+
+  // After the budget's limit was lowered: waits until what is charged fits. ETIMEDOUT when nothing more can be evicted;
+  // the limit stays, allocations fail until it fits.
+  Errno shrink_to_limit();
+
+  void drop_contents(Run run) { provider_.drop_contents(run); }
+  // True when the page of the arena is in memory as far as the tables know.
+  bool is_resident(PageId page) const;
+
+  bool armed() const { return phase_.load(std::memory_order_acquire) == kArmed; }
+
+  // Forking thread. prepare: on return nothing is evicted any more, and what the child needs is open in this thread's
+  // descriptor table. No lock of the heap may be held.
+  void fork_prepare();
+  void fork_parent();
+  // In the child, all heap and vm locks free again: on return its own pager serves its faults. Ends the child with a
+  // report when that cannot be: wrong bytes are no alternative.
+  void fork_child();
+
+  // PressureRelief
+  void relieve() override;
+  bool make_room(PageCount pages) override;
+  PageCount reserve() const override;
+  bool can_manage() override;
+
+ private:
+  enum Phase : std::uint32_t { kIdle, kArming, kArmed, kImpossible };
+
+  bool arm();
+  bool start_service_threads();
+  void publish_start(bool started);
+  static void fault_thread(void* self);
+  static void reclaim_thread(void* self);
+  Errno set_up_service();
+  Errno adopt_parents_pages();
+  Errno prepare_staging();
+  void announce(Errno error);
+  void copy_inheritance(const ForkGate::Inheritance& inheritance);
+
+  const PagerOptions options_;
+  Arena& arena_;
+  Budget& budget_;
+
+  PageTable table_;
+  Pageblocks blocks_;
+  MetadataArray<std::atomic<std::uint8_t>> gate_flags_;
+  MetadataArray<TwoListLru::Node> ageing_nodes_;
+  GranuleGate gate_{gate_flags_};
+  TwoListLru policy_{ageing_nodes_};
+  Staging staging_;
+  Store store_;
+  os::Userfaultfd uffd_;
+  Wakeups wakeups_;
+  PagerParts parts_;
+  ThreadCpus cpus_;
+  BlockRequests requests_;
+  ForkGate forks_;
+  Evictor evictor_;
+  Filler filler_;
+  Converter converter_;
+  FaultLoop fault_loop_;
+  Provider provider_;
+  Reclaimer reclaimer_;
+
+  std::atomic<bool> threads_allowed_{false};
+  std::atomic<std::uint32_t> phase_{kIdle};      // release on armed pairs with acquire of whoever acts on it
+  std::atomic<std::uint32_t> service_error_{0};  // the service thread's answer: 0 none yet, 1 running, errno + 2
+  std::atomic<std::uint32_t> running_{0};        // service threads that run; tests wait for zero
+  std::uint32_t owner_process_;                  // a child of vfork shares our memory, and must start nothing
+  std::uint32_t fault_thread_id_ = 0;
+
+  // The fork under way; guarded by the fork gate's claim.
+  bool fork_served_ = false;
+  bool starting_in_child_ = false;
+  Errno inheritance_error_;
+  const char* inheritance_step_ = "";
+  int inherited_[Store::kMaxInherited] = {};
+  unsigned inherited_count_ = 0;
+};
+
+}  // namespace polder

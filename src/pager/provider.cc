@@ -1,0 +1,292 @@
+#include "pager/provider.h"
+
+#include <algorithm>
+
+#include "base/check.h"
+#include "base/message.h"
+#include "os/mapping.h"
+#include "os/thread.h"
+
+namespace polder {
+namespace {
+
+// The part of the run that starts at `first` and ends with first's pageblock.
+Run piece_of(Run run, PageId first) {
+  const PageId block_end = first_page(block_of(first) + BlockCount{1});
+  return Run{.first = first, .pages = std::min(run.end(), block_end) - first};
+}
+
+template <typename Visit>
+void for_each_piece(Run run, Visit visit) {
+  for (PageId page = run.first; page < run.end();) {
+    const Run piece = piece_of(run, page);
+    visit(piece);
+    page = piece.end();
+  }
+}
+
+// A run of more than this part of the limit does not push everything else out at once: its blocks become managed and
+// its pages come as they are touched.
+constexpr std::uint64_t kNativePart = 8;
+
+}  // namespace
+
+bool Provider::provide(Run run) {
+  POLDER_DCHECK(run.pages.value != 0, "empty run", run.first.value);
+  if (!ensure_described(run)) return false;
+  const PageCount low = parts_.budget.watermarks().low + relief_.reserve();
+  if (parts_.budget.limited() && run.pages + low > parts_.budget.free() &&
+      run.pages.value > parts_.budget.limit().value / kNativePart && relief_.can_manage()) {
+    if (!make_blocks_managed(run)) return false;
+  }
+  for (PageId page = run.first; page < run.end();) {
+    const Run piece = piece_of(run, page);
+    if (!provide_piece(piece)) return false;
+    page = piece.end();
+  }
+  publish_gauges(parts_);
+  if (parts_.budget.limited() && parts_.budget.free() < low) relief_.relieve();
+  return true;
+}
+
+// Address space and metadata for the run.
+bool Provider::ensure_described(Run run) {
+  const Result<std::size_t> fresh_chunks = arena_.commit(run);
+  if (fresh_chunks.value != 0) {
+    const PageCount metadata{fresh_chunks.value * metadata_per_chunk_.value};
+    if (parts_.budget.limited() && parts_.budget.free() < metadata + relief_.reserve()) {
+      relief_.make_room(metadata);
+    }
+    parts_.budget.charge_metadata(metadata);
+  }
+  if (!fresh_chunks.ok()) return false;
+  const BlockId end = block_of(run.end() - PageCount{1}) + BlockCount{1};
+  if (parts_.blocks.known(end - BlockCount{1})) return true;
+  const os::MutexLock lock(parts_.blocks.mutex());
+  const std::size_t granules = std::size_t{end.value} * kGranulesPerBlock;
+  return parts_.table.ensure(first_page(end)).ok() && gate_flags_.ensure(granules).ok() &&
+         ageing_nodes_.ensure(granules).ok() && parts_.blocks.ensure_locked(end).ok();
+}
+
+bool Provider::provide_piece(Run piece) {
+  for (;;) {
+    PageCount needed;
+    BlockMode mode{};
+    if (try_native(piece, &needed, &mode)) return true;
+    if (mode == BlockMode::managed) {
+      provide_managed(piece);
+      return true;
+    }
+    if (!relief_.make_room(needed)) return false;
+  }
+}
+
+// Charges and marks the piece if its block is native (or becomes so). Otherwise says why not: `mode`, and the pages
+// that room is `needed` for.
+bool Provider::try_native(Run piece, PageCount* needed, BlockMode* mode) {
+  const BlockId block = block_of(piece.first);
+  const os::MutexLock lock(parts_.blocks.mutex());
+  *mode = parts_.blocks.mode(block);
+  if (*mode == BlockMode::managed) return false;
+  for (PageId page = piece.first; page < piece.end(); ++page) {
+    needed->value += parts_.table.load(page).state() == PageState::untouched;
+  }
+  const PageCount keep = parts_.budget.limited() ? relief_.reserve() : PageCount{0};
+  if (needed->value != 0 && !parts_.budget.try_charge(*needed, keep)) return false;
+  for (PageId page = piece.first; page < piece.end(); ++page) {
+    if (parts_.table.load(page).state() == PageState::untouched) {
+      parts_.table.set_unshared(page, PageWord::of(PageState::resident).with_fresh());
+    }
+  }
+  if (*mode == BlockMode::unused) parts_.blocks.make_native_locked(block);
+  hand_out(piece);
+  return true;
+}
+
+// Whatever the pages held belongs to nobody: stored and staged copies are dropped, what is in transition is kept.
+void Provider::provide_managed(Run piece) {
+  for (PageId page = piece.first; page < piece.end(); ++page) {
+    PageWord word = parts_.table.load(page);
+    for (;;) {
+      const PageState state = word.state();
+      if (state == PageState::stored || state == PageState::staged || state == PageState::lost) {
+        if (drop_page(page, Exactness::lazily)) break;
+        word = parts_.table.load(page);
+      } else if (!word.discarded() || parts_.table.transition(page, word, word.without_discarded())) {
+        break;
+      }
+    }
+  }
+  hand_out(piece);
+}
+
+void Provider::hand_out(Run piece) {
+  for (PageId page = piece.first; page < piece.end();) {
+    const GranuleId granule = granule_of(page);
+    const PageId next = std::min(piece.end(), first_page(granule) + PageCount{kPagesPerGranule});
+    parts_.blocks.set_handed_out(granule, static_cast<std::uint32_t>((next - first_page(granule)).value));
+    page = next;
+  }
+}
+
+void Provider::take_back(Run piece) {
+  for (PageId page = piece.first; page < piece.end();) {
+    const GranuleId granule = granule_of(page);
+    parts_.blocks.set_handed_out(granule, static_cast<std::uint32_t>((page - first_page(granule)).value));
+    page = first_page(granule) + PageCount{kPagesPerGranule};
+  }
+}
+
+bool Provider::make_blocks_managed(Run run) {
+  const BlockId first = block_of(run.first);
+  const BlockId last = block_of(run.end() - PageCount{1});
+  relief_.relieve();
+  const Errno error = requests_.ask(first, last - first + BlockCount{1}, parts_.wakeups);
+  if (!error.ok()) say(Message().text("pageblocks cannot be managed: ").error(error.code()));
+  return error.ok();
+}
+
+void Provider::discard(Run run) {
+  for_each_piece(run, [this](Run piece) {
+    {
+      const os::MutexLock lock(parts_.blocks.mutex());
+      if (parts_.blocks.mode(block_of(piece.first)) != BlockMode::managed) {
+        for (PageId page = piece.first; page < piece.end(); ++page) {
+          const PageWord word = parts_.table.load(page);
+          if (word.fresh()) parts_.table.set_unshared(page, word.without_fresh());
+        }
+        take_back(piece);
+        return;
+      }
+    }
+    for (PageId page = piece.first; page < piece.end(); ++page) {
+      // Resident pages stay: they are paid for, and the next owner may have them.
+      while (parts_.table.load(page).state() != PageState::resident && !drop_page(page, Exactness::lazily)) {
+      }
+    }
+    take_back(piece);
+  });
+}
+
+bool Provider::reads_as_zero(Run run) const {
+  for (PageId page = run.first; page < run.end(); ++page) {
+    const PageWord word = parts_.table.load(page);
+    if (word.state() != PageState::untouched && !(word.state() == PageState::resident && word.fresh())) return false;
+  }
+  return true;
+}
+
+void Provider::purge(Run run) {
+  for_each_piece(run, [this](Run piece) {
+    {
+      const os::MutexLock lock(parts_.blocks.mutex());
+      const BlockMode mode = parts_.blocks.mode(block_of(piece.first));
+      if (mode == BlockMode::unused) return;
+      if (mode == BlockMode::native) {
+        drop_native(piece);
+        return;
+      }
+    }
+    drop_managed(piece, Exactness::lazily);
+  });
+}
+
+void Provider::drop_contents(Run run) {
+  for_each_piece(run, [this](Run piece) {
+    {
+      const os::MutexLock lock(parts_.blocks.mutex());
+      if (parts_.blocks.mode(block_of(piece.first)) != BlockMode::managed) {
+        // Handed-out pages of a native block stay charged: the kernel fills them again without asking.
+        static_cast<void>(os::discard(parts_.arena.address(piece.first), bytes(piece.pages)));
+        return;
+      }
+    }
+    drop_managed(piece, Exactness::at_once);
+  });
+}
+
+// Under the blocks lock: nobody converts the block meanwhile. The caller owns the pages.
+void Provider::drop_native(Run piece) {
+  PageCount charged;
+  for (PageId page = piece.first; page < piece.end();) {
+    PageId end = page;
+    while (end < piece.end() && parts_.table.load(end).state() == PageState::resident) ++end;
+    if (end == page) {
+      ++page;
+      continue;
+    }
+    const Errno error = os::discard(parts_.arena.address(page), bytes(end - page));
+    POLDER_CHECK(error.ok(), "free pages can be discarded", error.code(), page.value);
+    charged += end - page;
+    for (; page < end; ++page) parts_.table.set_unshared(page, PageWord{});
+  }
+  parts_.budget.uncharge(charged);
+  count(parts_.statistics->allocation.purged_pages, charged.value);
+}
+
+// Resident pages are claimed as the evictor claims them, so that nobody moves or fills them meanwhile.
+void Provider::drop_managed(Run piece, Exactness exactness) {
+  PageCount dropped;
+  for (PageId page = piece.first; page < piece.end();) {
+    PageId end = page;
+    for (; end < piece.end(); ++end) {
+      PageWord word = parts_.table.load(end);
+      if (word.state() != PageState::resident) break;
+      if (!parts_.table.transition(end, word, PageWord::of(PageState::evicting))) break;
+      if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
+    }
+    if (end == page) {
+      while (!drop_page(page, exactness) && parts_.table.load(page).state() != PageState::resident) {
+      }
+      if (parts_.table.load(page).state() != PageState::resident) ++page;
+      continue;
+    }
+    const Errno error = os::discard(parts_.arena.address(page), bytes(end - page));
+    dropped += end - page;
+    for (; page < end; ++page) {
+      PageWord word = parts_.table.load(page);
+      const PageWord next = PageWord::of(error.ok() ? PageState::untouched : PageState::resident);
+      while (!parts_.table.transition(page, word, next)) {
+      }
+    }
+    POLDER_CHECK(error.ok(), "pages can be discarded", error.code(), page.value);
+  }
+  parts_.budget.uncharge(dropped);
+  parts_.wakeups.pages_settled();
+  count(parts_.statistics->allocation.purged_pages, dropped.value);
+}
+
+// One page of a managed block that is not resident. False when its word changed meanwhile: look again.
+bool Provider::drop_page(PageId page, Exactness exactness) {
+  PageWord word = parts_.table.load(page);
+  switch (word.state()) {
+    case PageState::untouched:
+      return true;
+    case PageState::resident:
+      return false;
+    case PageState::evicting:
+    case PageState::filling:
+      if (exactness == Exactness::lazily) return parts_.table.transition(page, word, word.with_discarded());
+      os::yield_cpu();
+      return false;
+    case PageState::staged:
+      if (!parts_.table.transition(page, word, PageWord{})) return false;
+      if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
+      return true;
+    case PageState::stored: {
+      if (!parts_.table.transition(page, word, PageWord{})) return false;
+      const Location location = Location::from_bits(word.location());
+      parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
+      if (location.is_pattern()) parts_.statistics->reclaim.same_filled_pages.fetch_sub(1, std::memory_order_relaxed);
+      parts_.store.release(location);
+      return true;
+    }
+    case PageState::lost:
+      // The poison goes with the page's entry.
+      static_cast<void>(os::discard(parts_.arena.address(page), kPageSize));
+      return parts_.table.transition(page, word, PageWord{});
+  }
+  POLDER_CHECK(false, "page state", page.value, word.bits());
+}
+
+}  // namespace polder

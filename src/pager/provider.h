@@ -1,0 +1,81 @@
+// The Backing that the heap sees: gets the pages of runs ready for use and takes them back. Runs on allocating threads;
+// holds the blocks lock for one pageblock at a time and never while it waits.
+//
+//   memory to spare   pages are charged, their words say resident, the kernel serves their first touch (native)
+//   pressed           room is made for the run in one batch, then as above
+//   too large for it  the reclaimer makes the run's blocks managed: nothing is charged until pages are touched
+#pragma once
+
+#include <cstdint>
+
+#include "pager/block_requests.h"
+#include "pager/parts.h"
+#include "pager/two_list_lru.h"
+#include "vm/backing.h"
+
+namespace polder {
+
+// What the provider needs from the pager's threads.
+class PressureRelief {
+ public:
+  // The low watermark is passed: service threads should exist and work. Starts them at the first call, else returns
+  // at once.
+  virtual void relieve() = 0;
+  // Pages that runs must leave free: the min watermark, and what arming will take until it has.
+  virtual PageCount reserve() const = 0;
+  // Waits until `pages` are free beyond the reserve. False when that will not come to pass.
+  virtual bool make_room(PageCount pages) = 0;
+  // False when nothing can be evicted (no limit, or the machine does not allow paging): blocks cannot be managed.
+  virtual bool can_manage() = 0;
+
+ protected:
+  ~PressureRelief() = default;
+};
+
+class Provider final : public Backing {
+ public:
+  // Metadata that describes one chunk of the arena, by all who keep some; charged when the chunk is committed.
+  Provider(PagerParts& parts, Arena& arena, MetadataArray<std::atomic<std::uint8_t>>& gate_flags,
+           MetadataArray<TwoListLru::Node>& ageing_nodes, BlockRequests& requests, PressureRelief& relief,
+           PageCount metadata_per_chunk)
+      : parts_(parts),
+        arena_(arena),
+        gate_flags_(gate_flags),
+        ageing_nodes_(ageing_nodes),
+        requests_(requests),
+        relief_(relief),
+        metadata_per_chunk_(metadata_per_chunk) {}
+
+  bool provide(Run run) override;
+  void discard(Run run) override;
+  bool reads_as_zero(Run run) const override;
+  void purge(Run run) override;
+  bool limited() const override { return parts_.budget.limited(); }
+
+  // The program dropped the contents of heap memory that it goes on using (madvise): zero on the next touch.
+  void drop_contents(Run run);
+
+ private:
+  bool ensure_described(Run run);
+  bool provide_piece(Run piece);
+  bool try_native(Run piece, PageCount* needed, BlockMode* mode);
+  void provide_managed(Run piece);
+  void hand_out(Run piece);
+  void take_back(Run piece);
+  bool make_blocks_managed(Run run);
+
+  enum class Exactness : std::uint8_t { lazily, at_once };
+  void drop_managed(Run piece, Exactness exactness);
+  void drop_native(Run piece);
+  bool drop_page(PageId page, Exactness exactness);
+
+  PagerParts& parts_;
+  Arena& arena_;
+  MetadataArray<std::atomic<std::uint8_t>>& gate_flags_;
+  MetadataArray<TwoListLru::Node>& ageing_nodes_;
+  BlockRequests& requests_;
+  PressureRelief& relief_;
+  const PageCount metadata_per_chunk_;
+};
+
+}  // namespace polder

@@ -1,0 +1,52 @@
+// How many stored pages to read with the one that a fault asks for. Sequential streams are recognised by their next
+// expected page, as in the kernel's mm/readahead.c: a fault that continues a stream doubles the stream's window, any
+// other fault reads one page and starts a stream of its own in place of the one used longest ago.
+//
+// Fault loop only.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+
+#include "base/units.h"
+
+namespace polder {
+
+class Readahead {
+ public:
+  static constexpr std::uint32_t kMaxWindow = kPagesPerGranule;
+
+  // Pages worth reading from `page` on, at least 1.
+  std::uint32_t window(PageId page) {
+    Stream* oldest = &streams_[0];
+    for (Stream& stream : streams_) {
+      if (stream.window != 0 && stream.next == page) {
+        stream.window = std::min(2 * stream.window, kMaxWindow);
+        stream.used = ++clock_;
+        current_ = &stream;
+        return stream.window;
+      }
+      if (stream.used < oldest->used) oldest = &stream;
+    }
+    *oldest = Stream{.next = page, .window = 1, .used = ++clock_};
+    current_ = oldest;
+    return 1;
+  }
+
+  // What was really read for the last window(): the stream expects the page behind it.
+  void advance(PageId next) { current_->next = next; }
+
+ private:
+  struct Stream {
+    PageId next;
+    std::uint32_t window = 0;
+    std::uint64_t used = 0;
+  };
+
+  std::array<Stream, 16> streams_{};
+  Stream* current_ = &streams_[0];
+  std::uint64_t clock_ = 0;
+};
+
+}  // namespace polder

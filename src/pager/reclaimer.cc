@@ -1,0 +1,175 @@
+#include "pager/reclaimer.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "os/thread.h"
+
+namespace polder {
+namespace {
+
+constexpr std::uint64_t kRetrySwapNs = 1'000'000'000;
+constexpr std::uint64_t kIdleWorkNs = 500'000'000;
+
+}  // namespace
+
+Errno Reclaimer::prepare(os::IoBackend backend) {
+  const Result<os::IoEngine*> engine = os::make_io_engine(engine_storage_, backend, kEngineDepth);
+  if (!engine.ok()) return engine.error;
+  engine_ = engine.value;
+  return converter_.prepare();
+}
+
+void Reclaimer::run() {
+  fault_loop_.set_reclaimer_thread(os::thread_id());
+  while (!stopping_.load(std::memory_order_relaxed)) {
+    if (forks_.asked()) serve_fork();
+    bool worked = requests_.serve([this](BlockId first, BlockCount count) {
+      return converter_.convert_range(first, count);
+    });
+    worked |= reap();
+    publish_gauges(parts_);
+    if (pressed()) {
+      const bool progress = reclaim_batch();
+      note_progress(progress);
+      if (progress) continue;
+    } else {
+      reclaiming_ = false;
+      if (exhausted()) note_progress(true);
+      idle_work();
+    }
+    if (!worked) rest();
+  }
+  while (engine_->outstanding() != 0) {
+    engine_->wait(-1);
+    reap();
+  }
+  engine_->~IoEngine();
+  engine_ = nullptr;
+}
+
+void Reclaimer::want(PageCount pages) {
+  std::uint64_t wanted = wanted_.load(std::memory_order_relaxed);
+  while (wanted < pages.value && !wanted_.compare_exchange_weak(wanted, pages.value)) {
+  }
+}
+
+PageCount Reclaimer::target() const {
+  const Watermarks marks = parts_.budget.watermarks();
+  const PageCount wanted{wanted_.load(std::memory_order_relaxed)};
+  return std::max(marks.high, wanted.value == 0 ? PageCount{0} : wanted + marks.low);
+}
+
+bool Reclaimer::pressed() const {
+  const PageCount free = parts_.budget.free();
+  if (reclaiming_ && free < target()) return true;
+  return free < parts_.budget.watermarks().low || (parts_.wakeups.room_is_wanted() && free < target());
+}
+
+bool Reclaimer::reclaim_batch() {
+  reclaiming_ = true;
+  if (purge_free_run()) return true;
+  const bool converted = convert_if_few_evictable();
+  return evict_batch() || converted;
+}
+
+bool Reclaimer::purge_free_run() {
+  const std::optional<Buddy::DirtyRun> run = buddy_.isolate_dirty();
+  if (!run) return false;
+  backing_.purge(Run{.first = first_page(run->first), .pages = pages(run->granules)});
+  buddy_.free(run->first, run->granules, Buddy::Contents::clean);
+  parts_.wakeups.room_changed();
+  return true;
+}
+
+bool Reclaimer::convert_if_few_evictable() {
+  // A quarter of a charged pageblock's granules on the lists is worth one more evictable block.
+  const std::uint64_t evictable = pages(parts_.policy.aged()).value;
+  if (evictable * 2 >= parts_.budget.charged().value) return false;
+  const Errno error = converter_.convert_oldest();
+  conversions_refused_ = !error.ok() && error.code() != ENOENT;
+  return error.ok();
+}
+
+bool Reclaimer::evict_batch() {
+  const os::MutexLock lock(evictor_.mutex());
+  if (evictor_.retire_written_locked().value != 0 && parts_.budget.free() >= target()) return true;
+  const PageCount staged = evictor_.stage_victims_locked();
+  const Watermarks marks = parts_.budget.watermarks();
+  const bool short_of_room = parts_.budget.free() < marks.min || parts_.wakeups.room_is_wanted();
+  if (staged.value != 0 && !short_of_room && parts_.staging.staged() <= evictor_.clusters_allowed() / 2) return true;
+  const Evictor::ProcessResult processed = evictor_.process_oldest_locked(*engine_, kEngineDepth);
+  return staged.value != 0 || processed.what == Evictor::Processed::retired ||
+         processed.what == Evictor::Processed::writing;
+}
+
+bool Reclaimer::reap() {
+  os::IoCompletion completions[64];
+  const unsigned count = engine_->reap(completions, 64);
+  for (unsigned i = 0; i < count; ++i) evictor_.write_completed(completions[i]);
+  if (!evictor_.writes_outstanding()) return count != 0;
+  const os::MutexLock lock(evictor_.mutex());
+  return evictor_.retire_written_locked().value != 0 || count != 0;
+}
+
+void Reclaimer::serve_fork() {
+  const os::MutexLock lock(evictor_.mutex());
+  ForkGate::Inheritance& inheritance = forks_.inheritance();
+  inheritance.count = 0;
+  inheritance.error = parts_.store.hold_for_child();
+  if (inheritance.error.ok()) inheritance.count = parts_.store.inherited_descriptors(inheritance.fds);
+  const Store::ForkOutcome outcome = forks_.stand_still();
+  if (inheritance.error.ok()) parts_.store.end_fork(outcome);
+  if (outcome == Store::ForkOutcome::forked) evictor_.note_fork();
+}
+
+void Reclaimer::note_progress(bool progress) {
+  const bool waits_for_disk = evictor_.writes_outstanding();
+  const bool exhausted = !progress && !waits_for_disk;
+  if (exhausted && os::monotonic_ns() - last_retry_ns_ > kRetrySwapNs) {
+    last_retry_ns_ = os::monotonic_ns();
+    parts_.store.retry_swap();
+  }
+  if (exhausted_.exchange(exhausted) == exhausted) return;
+  fault_loop_.set_exhausted(exhausted);
+  parts_.wakeups.room_changed();
+}
+
+void Reclaimer::idle_work() {
+  const std::uint64_t now = os::monotonic_ns();
+  if (now - last_idle_ns_ < kIdleWorkNs) return;
+  last_idle_ns_ = now;
+  const os::MutexLock lock(evictor_.mutex());
+  parts_.store.release_finished_holds();
+  parts_.store.close_unreferenced_files();
+  parts_.store.punch_free(4);
+}
+
+void Reclaimer::rest() {
+  if (!parts_.wakeups.room_is_wanted()) wanted_.store(0, std::memory_order_relaxed);
+  if (evictor_.writes_outstanding()) {
+    // Our own writes wake us; those of the fault loop's direct reclaim are looked after every millisecond.
+    if (engine_->outstanding() != 0) {
+      engine_->wait(2);
+    } else {
+      parts_.wakeups.sleep_begin();
+      parts_.wakeups.sleep(1);
+    }
+    return;
+  }
+  parts_.wakeups.sleep_begin();
+  if (forks_.asked() || requests_.any() || (!exhausted() && pressed())) {
+    parts_.wakeups.sleep_cancel();
+    return;
+  }
+  parts_.wakeups.sleep(exhausted() ? 10 : 1000);
+}
+
+void Reclaimer::reset_in_child() {
+  engine_ = nullptr;  // the parent's
+  reclaiming_ = false;
+  wanted_.store(0, std::memory_order_relaxed);
+  exhausted_.store(false, std::memory_order_relaxed);
+}
+
+}  // namespace polder

@@ -1,0 +1,87 @@
+// The reclaimer: the service thread that keeps pages free. Woken below the low watermark (or because somebody waits for
+// more), it works until the high one:
+//
+//   1. free runs whose pages are still resident are purged: nobody misses them
+//   2. while less than half of what is charged can be evicted, the oldest native pageblocks become managed
+//   3. victims are staged; beyond the depth of the second chance, or when room is short, the oldest cluster is stored
+//
+// It also answers requests for managed blocks, stands still for forks, and does the store's idle work. When none of its
+// means frees anything it says so (exhausted), so that allocations fail instead of waiting for ever.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "os/io_engine.h"
+#include "pager/block_requests.h"
+#include "pager/converter.h"
+#include "pager/evictor.h"
+#include "pager/fault_loop.h"
+#include "pager/fork_gate.h"
+#include "pager/parts.h"
+#include "vm/backing.h"
+#include "vm/buddy.h"
+
+namespace polder {
+
+class Reclaimer {
+ public:
+  static constexpr unsigned kEngineDepth = 256;
+
+  Reclaimer(PagerParts& parts, Evictor& evictor, Converter& converter, FaultLoop& fault_loop, Buddy& buddy,
+            Backing& backing, BlockRequests& requests, ForkGate& forks)
+      : parts_(parts),
+        evictor_(evictor),
+        converter_(converter),
+        fault_loop_(fault_loop),
+        buddy_(buddy),
+        backing_(backing),
+        requests_(requests),
+        forks_(forks) {}
+
+  // On the service thread, before run().
+  Errno prepare(os::IoBackend backend);
+  void run();
+  void stop() { stopping_.store(true); }
+
+  // Allocating threads: at least `pages` should become free beyond the min watermark.
+  void want(PageCount pages);
+
+  bool exhausted() const { return exhausted_.load(std::memory_order_relaxed); }
+
+  void reset_in_child();
+
+ private:
+  bool pressed() const;
+  PageCount target() const;
+  bool reclaim_batch();
+  bool purge_free_run();
+  bool convert_if_few_evictable();
+  bool evict_batch();
+  bool reap();
+  void serve_fork();
+  void note_progress(bool progress);
+  void idle_work();
+  void rest();
+
+  PagerParts& parts_;
+  Evictor& evictor_;
+  Converter& converter_;
+  FaultLoop& fault_loop_;
+  Buddy& buddy_;
+  Backing& backing_;
+  BlockRequests& requests_;
+  ForkGate& forks_;
+
+  os::IoEngineStorage engine_storage_;
+  os::IoEngine* engine_ = nullptr;
+  bool reclaiming_ = false;           // between low and high watermark
+  bool conversions_refused_ = false;  // the kernel refused the last one
+  std::uint64_t last_retry_ns_ = 0;
+  std::uint64_t last_idle_ns_ = 0;
+  std::atomic<std::uint64_t> wanted_{0};  // atomic: pages that allocating threads wait for
+  std::atomic<bool> exhausted_{false};
+  std::atomic<bool> stopping_{false};
+};
+
+}  // namespace polder

@@ -1,0 +1,73 @@
+#include "pager/staging.h"
+
+#include <algorithm>
+#include <new>
+
+#include "base/check.h"
+
+namespace polder {
+
+std::uint32_t Staging::clusters_for(PageCount limit) {
+  // Clusters are rarely full: sparse granules fill them with about 44 pages.
+  constexpr std::uint64_t kTypicalPages = 44;
+  return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(limit.value / 16 / kTypicalPages, 4, kMaxClusters));
+}
+
+Cluster* Staging::take_empty(std::uint32_t allowed) {
+  if (in_use_ >= allowed) return nullptr;
+  Cluster* cluster = empty_;
+  if (cluster != nullptr) {
+    empty_ = cluster->next;
+  } else {
+    if (created_ == kMaxClusters) return nullptr;
+    void* const memory = pool_.allocate(sizeof(Cluster));
+    if (memory == nullptr) return nullptr;
+    cluster = new (memory) Cluster;
+    cluster->index = created_;
+    clusters_[created_++] = cluster;
+  }
+  POLDER_CHECK(cluster->state == ClusterState::empty && cluster->count == 0, "empty cluster", cluster->index,
+               cluster->count);
+  cluster->next = nullptr;
+  cluster->windows = 0;
+  ++in_use_;
+  return cluster;
+}
+
+void Staging::give_back(Cluster& cluster) {
+  POLDER_CHECK(cluster.count == 0 && in_use_ > 0, "cluster has no pages left", cluster.index, cluster.count);
+  cluster.state = ClusterState::empty;
+  cluster.next = empty_;
+  empty_ = &cluster;
+  --in_use_;
+}
+
+void Staging::enqueue(Cluster& cluster) {
+  cluster.state = ClusterState::staged;
+  cluster.next = nullptr;
+  if (newest_ != nullptr) {
+    newest_->next = &cluster;
+  } else {
+    oldest_ = &cluster;
+  }
+  newest_ = &cluster;
+  ++staged_;
+}
+
+Cluster* Staging::dequeue_oldest() {
+  Cluster* const cluster = oldest_;
+  if (cluster == nullptr) return nullptr;
+  oldest_ = cluster->next;
+  if (oldest_ == nullptr) newest_ = nullptr;
+  cluster->next = nullptr;
+  --staged_;
+  return cluster;
+}
+
+PageCount Staging::pages() const {
+  PageCount total;
+  for (std::uint32_t i = 0; i < created_; ++i) total += PageCount{clusters_[i]->count};
+  return total;
+}
+
+}  // namespace polder

@@ -1,0 +1,95 @@
+#include "vm/arena.h"
+
+#include <algorithm>
+#include <cerrno>
+#include <new>
+
+#include "base/check.h"
+#include "os/mapping.h"
+
+namespace polder {
+namespace {
+
+constexpr std::size_t kHighestOrderSize = std::size_t{1} << 30;  // natural alignment of the buddy's largest block
+
+std::size_t bitmap_bytes(std::size_t arena_size) {
+  const std::size_t words = (arena_size / Arena::kChunkSize + 63) / 64;
+  return (words * sizeof(std::uint64_t) + kPageSize - 1) & ~(kPageSize - 1);
+}
+
+}  // namespace
+
+Errno Arena::reserve(std::size_t wanted, std::size_t smallest, Layout (*layout_for)(std::size_t)) {
+  POLDER_CHECK(wanted % kChunkSize == 0 && smallest % kChunkSize == 0, "arena in whole chunks", wanted, smallest);
+  POLDER_CHECK(smallest > 0 && smallest <= wanted, "arena bounds", wanted, smallest);
+  const std::size_t address_space = os::address_space_limit();
+  Errno error(ENOMEM);
+  for (std::size_t size = wanted;; size = std::max(size / 2, smallest)) {
+    const Layout layout = layout_for(size);
+    const std::size_t before = layout.metadata + layout.staging + bitmap_bytes(size);
+    const std::size_t aligned_before = (before + kBlockSize - 1) & ~(kBlockSize - 1);
+    // Half of a limited address space is left to the program: its stacks, libraries and files live there too.
+    if (address_space / 2 >= aligned_before + size || (size == smallest && address_space > aligned_before + size)) {
+      const std::size_t alignment = std::min(kHighestOrderSize, std::max(size & (~size + 1), kBlockSize));
+      const std::size_t lead = (aligned_before + alignment - 1) & ~(alignment - 1);
+      const Result<char*> range = os::reserve(lead + size, alignment);
+      error = range.error;
+      if (range.ok()) {
+        reservation_ = range.value;
+        reserved_ = lead + size;
+        base_ = range.value + lead;
+        size_ = size;
+        layout_ = layout;
+        // Staging ends where the arena begins, the bitmap sits in front of the metadata.
+        char* const bitmap = reservation_;
+        error = os::commit(bitmap, bitmap_bytes(size));
+        if (error.ok()) {
+          committed_ = reinterpret_cast<std::atomic<std::uint64_t>*>(bitmap);
+          return kOk;
+        }
+        os::release(reservation_, reserved_);
+        reservation_ = nullptr;
+      }
+    }
+    if (size == smallest) return error.ok() ? Errno(ENOMEM) : error;
+  }
+}
+
+Arena::~Arena() {
+  if (reservation_ != nullptr) os::release(reservation_, reserved_);
+}
+
+char* Arena::metadata() const { return reservation_ + bitmap_bytes(size_); }
+
+char* Arena::staging() const { return metadata() + layout_.metadata; }
+
+bool Arena::chunk_committed(std::size_t chunk) const {
+  // Acquire pairs with the release in commit(): whoever sees the bit may touch the chunk.
+  return (committed_[chunk / 64].load(std::memory_order_acquire) >> (chunk % 64) & 1) != 0;
+}
+
+Result<std::size_t> Arena::commit(Run run) {
+  POLDER_DCHECK(run.pages.value != 0 && run.end().value <= pages().value, "run inside the arena", run.first.value,
+                run.pages.value);
+  constexpr std::uint32_t kPagesPerChunk = kChunkSize / kPageSize;
+  const std::size_t end = (run.end().value + kPagesPerChunk - 1) / kPagesPerChunk;
+  std::size_t fresh = 0;
+  for (std::size_t chunk = run.first.value / kPagesPerChunk; chunk < end;) {
+    if (chunk_committed(chunk)) {
+      ++chunk;
+      continue;
+    }
+    std::size_t last = chunk + 1;
+    while (last < end && !chunk_committed(last)) ++last;
+    // Two threads may commit one chunk at once: the call is idempotent and only one of them finds the bit clear.
+    const Errno error = os::commit(base_ + chunk * kChunkSize, (last - chunk) * kChunkSize);
+    if (!error.ok()) return {fresh, error};
+    for (; chunk < last; ++chunk) {
+      const std::uint64_t bit = std::uint64_t{1} << (chunk % 64);
+      if ((committed_[chunk / 64].fetch_or(bit, std::memory_order_release) & bit) == 0) ++fresh;
+    }
+  }
+  return success(fresh);
+}
+
+}  // namespace polder

@@ -1,0 +1,34 @@
+// What the heap asks of whoever keeps its pages: the only way in which the heap reaches the pager. The pager implements
+// it; tests of the heap use a fake. Callable from any allocating thread that holds NO lock; provide() may wait for
+// memory to be evicted, the others never wait for I/O.
+#pragma once
+
+#include "vm/run.h"
+
+namespace polder {
+
+class Backing {
+ public:
+  // Gets the pages of a run from the buddy ready for use: address space committed, pages charged against the budget or
+  // arranged to be filled on first touch. Contents are undefined except where reads_as_zero() says so. False when
+  // neither memory nor swap is left (the caller returns the run to the buddy and reports ENOMEM).
+  virtual bool provide(Run run) = 0;
+
+  // The run's contents are no longer wanted: stored copies are dropped at once, resident pages stay charged until they
+  // are handed out again or purged. Called before the run goes back to the buddy.
+  virtual void discard(Run run) = 0;
+
+  // True when every page of the run reads as zero without having been written since provide().
+  virtual bool reads_as_zero(Run run) const = 0;
+
+  // Drops the resident pages of a run that the caller has isolated from the buddy, and uncharges them.
+  virtual void purge(Run run) = 0;
+
+  // Whether there is a limit that evicts; heaps keep less cached then.
+  virtual bool limited() const = 0;
+
+ protected:
+  ~Backing() = default;
+};
+
+}  // namespace polder

@@ -1,0 +1,125 @@
+// The buddy allocator over the arena's granules. All state is out of line, so a free run is never touched and may be
+// evicted, purged or unregistered while it is free.
+//
+//   orders      0 (one granule, 64 KiB) to 14 (1 GiB); larger requests take consecutive blocks of the highest order
+//   dirty       a free run whose pages may be resident. Allocation prefers dirty runs (their pages are paid for),
+//               purging takes them. Dirty and clean runs do not coalesce: the split halves of a purged block would
+//               otherwise be joined and split again for every run that comes and goes, and nobody could tell which part
+//               is resident. Only when no run is large enough do they coalesce, into dirty ones
+//   invariants  a free run of order k starts at a multiple of 2^k; two free buddies of one order below the highest and of
+//               the same contents never coexist; every granule is in exactly one free run, one allocated run, or beyond
+//               the frontier
+//   tail        the arena may end in less than a block of the highest order: then in one run per bit of what is left
+//   lock        LockRank::buddy, held for list work; nothing is called while it is held but the commit of more nodes,
+//               once per GiB of arena
+//
+// Algorithm: K. C. Knowlton, "A fast storage allocator" (CACM 1965); lists per order as in the kernel's mm/page_alloc.c.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "base/units.h"
+#include "os/mutex.h"
+#include "vm/metadata.h"
+#include "vm/run.h"
+
+namespace polder {
+
+class Buddy {
+ public:
+  static constexpr unsigned kMaxOrder = 14;
+  static constexpr unsigned kOrderCount = kMaxOrder + 1;
+
+  // Out-of-line state, one per granule; zero means "inside a larger run or never used".
+  struct Node {
+    std::uint32_t next;  // of a free run; the number of blocks of an allocated run above the highest order
+    std::uint32_t previous;
+    std::uint8_t state;  // see buddy.cc
+    std::uint8_t order;
+    std::uint16_t unused;
+  };
+
+  struct Taken {
+    GranuleId first;
+    bool dirty;  // some page of the run may be resident from an earlier use
+  };
+
+  struct Statistics {
+    std::uint64_t free_runs[kOrderCount] = {};  // buddyinfo: by order, never-used space not counted
+    GranuleCount free;
+    GranuleCount dirty;      // part of free
+    GranuleCount allocated;  // including what rounding took
+    GranuleCount frontier;   // granules ever handed to a list
+  };
+
+  // `nodes` has one element per granule of the arena; the buddy commits it as its frontier advances, a block of the
+  // highest order at a time.
+  Buddy(MetadataArray<Node> nodes, GranuleCount granules);
+
+  // Takes `granules` consecutive granules (rounded up to the order, or to whole highest-order blocks), aligned to
+  // `alignment` granules (a power of two). Empty when no run is large enough.
+  std::optional<Taken> allocate(GranuleCount granules, GranuleCount alignment = {1});
+
+  enum class Contents : unsigned char { clean, dirty };
+  // Returns a run exactly as it was taken: `granules` as passed to allocate. Asserts that it is allocated.
+  void free(GranuleId first, GranuleCount granules, Contents contents);
+
+  // Gives back the end of an allocated run: `from` granules as passed to allocate, `to` what is to be left, from now on
+  // the run's size. Nothing happens where both round to the same. `tail` is the contents of what comes free.
+  void shrink(GranuleId first, GranuleCount from, GranuleCount to, Contents tail);
+
+  // What a request really takes: a power of two, or whole blocks of the highest order.
+  static GranuleCount rounded(GranuleCount granules);
+
+  // Takes the largest dirty free run out of the lists, for purging; give it back with free(…, clean).
+  struct DirtyRun {
+    GranuleId first;
+    GranuleCount granules;
+  };
+  std::optional<DirtyRun> isolate_dirty();
+
+  Statistics statistics() const;
+  // The same figures one by one, without the lock.
+  GranuleCount dirty() const { return {dirty_.load(std::memory_order_relaxed)}; }
+  GranuleCount allocated() const { return {allocated_.load(std::memory_order_relaxed)}; }
+  // Walks everything and checks the invariants above. Takes the lock for the whole walk.
+  void verify() const;
+
+  os::Mutex& fork_mutex() const POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
+
+ private:
+  enum class State : std::uint8_t;
+
+  static constexpr std::uint32_t kNone = UINT32_MAX;
+  static constexpr std::uint32_t kHighest = std::uint32_t{1} << kMaxOrder;
+
+  Node& node(std::uint32_t granule) const { return nodes_[granule]; }
+  State state_locked(std::uint32_t granule) const POLDER_REQUIRES(mutex_);
+  void push_locked(std::uint32_t granule, unsigned order, Contents contents) POLDER_REQUIRES(mutex_);
+  Contents remove_locked(std::uint32_t granule) POLDER_REQUIRES(mutex_);
+  void release_locked(std::uint32_t granule, unsigned order, Contents contents) POLDER_REQUIRES(mutex_);
+  // Splits an order-`from` run that is on no list down to order `to`, giving the upper halves back.
+  void split_locked(std::uint32_t granule, unsigned from, unsigned to, Contents contents) POLDER_REQUIRES(mutex_);
+  bool advance_frontier_locked() POLDER_REQUIRES(mutex_);
+  bool coalesce_mixed_locked() POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_order_locked(unsigned order, unsigned alignment_order) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_listed_locked(unsigned order, unsigned alignment_order) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_blocks_locked(std::uint64_t blocks, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
+  void verify_lists_locked() const POLDER_REQUIRES(mutex_);
+
+  mutable os::Mutex mutex_{LockRank::buddy};
+  MetadataArray<Node> nodes_;  // elements guarded by mutex_
+  const std::uint32_t granules_;
+  std::uint32_t frontier_ POLDER_GUARDED_BY(mutex_) = 0;
+  // First of each list, by contents and order.
+  std::uint32_t heads_[2][kOrderCount] POLDER_GUARDED_BY(mutex_);
+  std::uint64_t free_runs_[kOrderCount] POLDER_GUARDED_BY(mutex_) = {};
+  std::uint64_t free_ POLDER_GUARDED_BY(mutex_) = 0;
+  // Atomic: written under the mutex, read without it by whoever decides about purging.
+  std::atomic<std::uint64_t> dirty_{0};
+  std::atomic<std::uint64_t> allocated_{0};
+};
+
+}  // namespace polder

@@ -1,0 +1,66 @@
+#include "vm/pageblocks.h"
+
+#include "base/check.h"
+
+namespace polder {
+
+Errno Pageblocks::ensure_locked(BlockId end) {
+  if (end.value <= known_.load(std::memory_order_relaxed)) return kOk;
+  Errno error = blocks_.ensure(end.value);
+  if (error.ok()) error = handed_out_.ensure(std::size_t{end.value} * kGranulesPerBlock);
+  if (error.ok()) known_.store(end.value, std::memory_order_release);
+  return error;
+}
+
+void Pageblocks::enqueue_native_locked(BlockId block) {
+  if (blocks_[block.value].queued) return;
+  blocks_[block.value].queued = true;
+  blocks_[block.value].next_native = 0;
+  if (native_tail_ == 0) {
+    native_head_ = block.value + 1;
+  } else {
+    blocks_[native_tail_ - 1].next_native = block.value + 1;
+  }
+  native_tail_ = block.value + 1;
+}
+
+void Pageblocks::make_native_locked(BlockId block) {
+  POLDER_CHECK(mode(block) == BlockMode::unused, "only an unused block becomes native", block.value);
+  blocks_[block.value].mode.store(BlockMode::native, std::memory_order_release);
+  native_.fetch_add(1, std::memory_order_relaxed);
+  enqueue_native_locked(block);
+}
+
+void Pageblocks::begin_conversion_locked(BlockId block) {
+  const BlockMode before = mode(block);
+  POLDER_CHECK(before == BlockMode::native || before == BlockMode::unused, "conversion starts native or unused",
+               block.value, before);
+  if (before == BlockMode::native) native_.fetch_sub(1, std::memory_order_relaxed);
+  blocks_[block.value].mode.store(BlockMode::converting, std::memory_order_release);
+}
+
+void Pageblocks::end_conversion_locked(BlockId block) {
+  POLDER_CHECK(mode(block) == BlockMode::converting, "conversion ends once", block.value);
+  blocks_[block.value].mode.store(BlockMode::managed, std::memory_order_release);
+  managed_.fetch_add(1, std::memory_order_relaxed);
+}
+
+void Pageblocks::cancel_conversion_locked(BlockId block) {
+  POLDER_CHECK(mode(block) == BlockMode::converting, "conversion is cancelled once", block.value);
+  blocks_[block.value].mode.store(BlockMode::native, std::memory_order_release);
+  native_.fetch_add(1, std::memory_order_relaxed);
+  enqueue_native_locked(block);
+}
+
+std::optional<BlockId> Pageblocks::oldest_native_locked() {
+  while (native_head_ != 0) {
+    const std::uint32_t block = native_head_ - 1;
+    native_head_ = blocks_[block].next_native;
+    if (native_head_ == 0) native_tail_ = 0;
+    blocks_[block].queued = false;
+    if (mode(BlockId{block}) == BlockMode::native) return BlockId{block};
+  }
+  return std::nullopt;
+}
+
+}  // namespace polder

@@ -1,0 +1,82 @@
+// The mode of every pageblock, and how many pages of every granule are handed out.
+//
+//   unused     no page handed out since the block was reserved; not registered
+//   native     not registered with userfaultfd: the kernel serves first touches. Every page handed out is charged and
+//              its word says `resident`, touched or not
+//   converting registered, words not yet corrected: faults on it are parked
+//   managed    registered; page states are exact; pages are evictable
+//
+//   unused ─► native ─► converting ─► managed        (unused may also go to converting directly)
+//
+// Native blocks queue in the order in which they became native: the oldest are converted first, as nothing better is
+// known about their age. Modes are atomic: the fault loop reads them without a lock (acquire, pairs with the release
+// that ends a conversion). They change, and native blocks' words and charges change, only under mutex().
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+
+#include "base/units.h"
+#include "os/mutex.h"
+#include "vm/metadata.h"
+
+namespace polder {
+
+enum class BlockMode : std::uint8_t { unused, native, converting, managed };
+
+class Pageblocks {
+ public:
+  struct Block {
+    std::atomic<BlockMode> mode;
+    bool queued;                // guarded by mutex(); in the native queue, perhaps no longer native
+    std::uint32_t next_native;  // guarded by mutex(); block id + 1, 0 ends the queue
+  };
+
+  Pageblocks(MetadataArray<Block> blocks, MetadataArray<std::atomic<std::uint8_t>> handed_out)
+      : blocks_(blocks), handed_out_(handed_out) {}
+
+  os::Mutex& mutex() POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
+
+  // Makes the state of all blocks below `end` accessible.
+  Errno ensure_locked(BlockId end) POLDER_REQUIRES(mutex_);
+
+  BlockMode mode(BlockId block) const { return blocks_[block.value].mode.load(std::memory_order_acquire); }
+  // True when the block's state is accessible at all; a wild address may lie beyond.
+  bool known(BlockId block) const { return block.value < known_.load(std::memory_order_acquire); }
+  BlockCount known_blocks() const { return {known_.load(std::memory_order_acquire)}; }
+
+  void make_native_locked(BlockId block) POLDER_REQUIRES(mutex_);
+  void begin_conversion_locked(BlockId block) POLDER_REQUIRES(mutex_);
+  void end_conversion_locked(BlockId block) POLDER_REQUIRES(mutex_);
+  // The registration was refused: the block is native again, at the end of the queue.
+  void cancel_conversion_locked(BlockId block) POLDER_REQUIRES(mutex_);
+
+  // Takes the block that has been native longest out of the queue.
+  std::optional<BlockId> oldest_native_locked() POLDER_REQUIRES(mutex_);
+
+  BlockCount native_blocks() const { return {native_.load(std::memory_order_relaxed)}; }
+  BlockCount managed_blocks() const { return {managed_.load(std::memory_order_relaxed)}; }
+
+  // Pages of the granule that belong to its owner, counted from the granule's start; the rest is never filled ahead.
+  std::uint32_t handed_out(GranuleId granule) const {
+    return handed_out_[granule.value].load(std::memory_order_relaxed);
+  }
+  void set_handed_out(GranuleId granule, std::uint32_t pages) {
+    handed_out_[granule.value].store(static_cast<std::uint8_t>(pages), std::memory_order_relaxed);
+  }
+
+ private:
+  void enqueue_native_locked(BlockId block) POLDER_REQUIRES(mutex_);
+
+  os::Mutex mutex_{LockRank::blocks};
+  MetadataArray<Block> blocks_;
+  MetadataArray<std::atomic<std::uint8_t>> handed_out_;  // one per granule; atomic: read by the fault loop
+  std::atomic<std::uint32_t> known_{0};
+  std::uint32_t native_head_ POLDER_GUARDED_BY(mutex_) = 0;  // block id + 1
+  std::uint32_t native_tail_ POLDER_GUARDED_BY(mutex_) = 0;
+  std::atomic<std::uint64_t> native_{0};   // atomic: statistics read them at any time
+  std::atomic<std::uint64_t> managed_{0};
+};
+
+}  // namespace polder

@@ -1,0 +1,126 @@
+// A backing for tests of the heap: memory of a small arena, or none at all; keeps exact account of every page, refuses
+// when told to, and makes sure that it is called without a lock.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <mutex>
+#include <vector>
+
+#include "os/mapping.h"
+#include "os/mutex.h"
+#include "vm/arena.h"
+#include "vm/backing.h"
+
+namespace polder {
+
+class FakeBacking final : public Backing {
+ public:
+  // `none`: no page is ever accessible, whoever touches one crashes.
+  enum class Memory : unsigned char { real, none };
+
+  FakeBacking(Arena& arena, Memory memory) : arena_(arena), memory_(memory), pages_(arena.pages().value) {}
+
+  bool provide(Run run) override {
+    require_no_lock();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++provides_;
+    if (run.pages.value > capacity_ - provided_) return false;
+    provided_ += run.pages.value;
+    if (memory_ == Memory::real && !arena_.commit(run).ok()) return false;
+    for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
+      require(!pages_[page].provided, "page is provided twice", page);
+      pages_[page].provided = true;
+      if (pages_[page].dirty && memory_ == Memory::real) std::memset(arena_.address(PageId{page}), 0xDB, kPageSize);
+    }
+    return true;
+  }
+
+  void discard(Run run) override {
+    require_no_lock();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
+      require(pages_[page].provided, "page is discarded that was not provided", page);
+      pages_[page] = {.provided = false, .dirty = true};
+    }
+    provided_ -= run.pages.value;
+  }
+
+  bool reads_as_zero(Run run) const override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
+      require(pages_[page].provided, "page is asked for that was not provided", page);
+      if (pages_[page].dirty) return false;
+    }
+    return true;
+  }
+
+  void purge(Run run) override {
+    require_no_lock();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++purges_;
+    for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
+      require(!pages_[page].provided, "page is purged while it is in use", page);
+      if (!pages_[page].dirty) continue;
+      pages_[page].dirty = false;
+      if (memory_ == Memory::real) (void)os::discard(arena_.address(PageId{page}), kPageSize);
+    }
+  }
+
+  bool limited() const override { return limited_; }
+
+  void set_limited(bool limited) { limited_ = limited; }
+  // Pages that may be provided at one time.
+  void set_capacity(std::uint64_t pages) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    capacity_ = pages > provided_ ? pages : provided_;
+  }
+  std::uint64_t provided() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return provided_;
+  }
+  std::uint64_t dirty() const {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    std::uint64_t count = 0;
+    for (const Page& page : pages_) count += page.dirty && !page.provided;
+    return count;
+  }
+  std::uint64_t provides() const { return provides_; }
+  std::uint64_t purges() const { return purges_; }
+  bool is_provided(PageId page) const { return pages_[page.value].provided; }
+
+  // Around fork, so that the child can go on.
+  std::mutex& mutex() { return mutex_; }
+
+ private:
+  struct Page {
+    bool provided = false;
+    bool dirty = false;
+  };
+
+  static void require(bool condition, const char* text, std::uint32_t page) {
+    if (condition) return;
+    std::fprintf(stderr, "fake backing: %s: %u\n", text, page);
+    std::abort();
+  }
+  // Every lock of the heap ranks above this one, so a thread that holds any is refused in debug builds.
+  static void require_no_lock() {
+    os::Mutex lowest(LockRank::reclaim);
+    const os::MutexLock lock(lowest);
+  }
+
+  Arena& arena_;
+  const Memory memory_;
+  mutable std::mutex mutex_;
+  std::vector<Page> pages_;
+  std::uint64_t provided_ = 0;
+  std::uint64_t capacity_ = ~std::uint64_t{0};
+  std::uint64_t provides_ = 0;
+  std::uint64_t purges_ = 0;
+  bool limited_ = false;
+};
+
+}  // namespace polder

@@ -1,0 +1,502 @@
+#include "heap/heap.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <set>
+#include <vector>
+
+#include "unit/heap/heap_fixture.h"
+
+namespace polder {
+namespace {
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+bool is_zero(const void* memory, std::size_t size) {
+  const auto* const bytes = static_cast<const unsigned char*>(memory);
+  return std::all_of(bytes, bytes + size, [](unsigned char byte) { return byte == 0; });
+}
+
+std::uintptr_t address(const void* pointer) { return reinterpret_cast<std::uintptr_t>(pointer); }
+
+class HeapTest : public testing::Test {
+ protected:
+  HeapInstance heap_{256 * kMiB};
+};
+
+TEST_F(HeapTest, ObjectsAreAlignedDistinctAndAsLargeAsAsked) {
+  const Cache cache(heap_);
+  std::vector<std::pair<char*, std::size_t>> all;
+  for (std::size_t size : {0U, 1U, 8U, 15U, 16U, 17U, 100U, 1000U, 1009U, 4096U, 8192U, 8193U, 32768U, 32769U, 100'000U,
+                           1U << 20, 5'000'000U}) {
+    for (int i = 0; i < 5; ++i) {
+      auto* const object = static_cast<char*>(heap_->allocate(cache, size));
+      ASSERT_NE(object, nullptr);
+      ASSERT_EQ(address(object) % 16, 0U);
+      ASSERT_GE(heap_->usable_size(object), std::max<std::size_t>(size, 16));
+      fill(object, heap_->usable_size(object), address(object));
+      all.emplace_back(object, heap_->usable_size(object));
+    }
+  }
+  heap_->verify();
+  for (const auto& [object, size] : all) {
+    EXPECT_TRUE(is_filled(object, size, address(object)));
+    heap_->free(cache, object);
+  }
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, FreshSlabsAreHandedOutInAscendingOrder) {
+  const Cache cache(heap_);
+  const char* previous = nullptr;
+  for (int i = 0; i < 1000; ++i) {
+    const auto* const object = static_cast<char*>(heap_->allocate(cache, 64));
+    if (previous != nullptr) {
+      ASSERT_EQ(object, previous + 64);
+    }
+    previous = object;
+  }
+}
+
+TEST_F(HeapTest, LastFreedIsFirstReused) {
+  const Cache cache(heap_);
+  void* const object = heap_->allocate(cache, 100);
+  void* const other = heap_->allocate(cache, 100);
+  heap_->free(cache, object);
+  heap_->free(cache, other);
+  EXPECT_EQ(heap_->allocate(cache, 100), other);
+  EXPECT_EQ(heap_->allocate(cache, 100), object);
+}
+
+TEST_F(HeapTest, WorksWithoutACache) {
+  ThreadCache* const none = ThreadCache::empty();
+  std::set<void*> all;
+  for (int i = 0; i < 5000; ++i) {
+    void* const object = heap_->allocate(none, 48);
+    ASSERT_NE(object, nullptr);
+    ASSERT_TRUE(all.insert(object).second);
+  }
+  void* const large = heap_->allocate(none, 200'000);
+  heap_->verify();
+  for (void* const object : all) heap_->free(none, object);
+  heap_->free(none, large);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, MetadataChargesOnlyWhatIsHandedOut) {
+  ThreadCache* const none = ThreadCache::empty();
+  void* const small = heap_->allocate(none, 7168);  // 9 to a slab, which leaves 1 KiB of the granule
+  EXPECT_EQ(heap_.backing().provided(), 16U);
+  heap_->free(none, small);
+  heap_->trim();
+  void* const large = heap_->allocate(none, 70'000);
+  EXPECT_EQ(heap_.backing().provided(), 18U);
+  EXPECT_EQ(heap_->usable_size(large), 18 * kPageSize);
+  heap_->free(none, large);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, AlignsToEveryPowerOfTwo) {
+  const Cache cache(heap_);
+  std::vector<void*> all;
+  for (std::size_t alignment = 1; alignment <= 64 * kMiB; alignment *= 2) {
+    for (const std::size_t size : {0U, 1U, 24U, 3000U, 40'000U, 70'000U}) {
+      void* const object = heap_->allocate_aligned(cache, size, alignment);
+      ASSERT_NE(object, nullptr) << size << " aligned to " << alignment;
+      EXPECT_EQ(address(object) % alignment, 0U);
+      EXPECT_EQ(address(object) % 16, 0U);
+      ASSERT_GE(heap_->usable_size(object), size);
+      fill(object, size, address(object));
+      if (alignment > kMiB) {
+        EXPECT_TRUE(is_filled(object, size, address(object)));
+        heap_->free(cache, object);
+      } else {
+        all.push_back(object);
+      }
+    }
+  }
+  heap_->verify();
+  for (void* const object : all) heap_->free(cache, object);
+  EXPECT_EQ(heap_->allocate_aligned(cache, 16, std::size_t{1} << 50), nullptr);
+  EXPECT_EQ(heap_->allocate_aligned(cache, std::size_t{1} << 50, 16), nullptr);
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
+// 224 MiB: such an arena is aligned to 32 MiB, so that 64 MiB may need room to move in.
+TEST(HeapAlignment, GoesBeyondTheArenasOwn) {
+  for (int attempt = 0; attempt < 4; ++attempt) {
+    HeapInstance heap(224 * kMiB);
+    ThreadCache* const none = ThreadCache::empty();
+    auto* const run = static_cast<char*>(heap->allocate_aligned(none, 100'000, 64 * kMiB));
+    ASSERT_NE(run, nullptr);
+    EXPECT_EQ(address(run) % (64 * kMiB), 0U);
+    EXPECT_EQ(heap->usable_size(run), 25 * kPageSize);
+    heap->verify();
+    fill(run, 100'000, 7);
+    auto* const grown = static_cast<char*>(heap->reallocate(none, run, 120'000));
+    EXPECT_TRUE(is_filled(grown, 100'000, 7));
+    heap->verify();
+    heap->free(none, grown);
+    heap.expect_empty();
+  }
+}
+
+TEST_F(HeapTest, ZeroedMemoryIsZeroWhateverWasThere) {
+  const Cache cache(heap_);
+  for (int round = 0; round < 3; ++round) {
+    std::vector<std::pair<void*, std::size_t>> all;
+    for (const std::size_t size : {0U, 1U, 100U, 5000U, 32768U, 40'000U, 300'000U, 9'000'000U}) {
+      void* const memory = heap_->allocate_zeroed(cache, size);
+      ASSERT_NE(memory, nullptr);
+      ASSERT_TRUE(is_zero(memory, size)) << size;
+      std::memset(memory, 0xFF, heap_->usable_size(memory));
+      all.emplace_back(memory, size);
+    }
+    for (const auto& [memory, size] : all) heap_->free(cache, memory);
+  }
+}
+
+TEST_F(HeapTest, FreshLargeRunsAreNotOverwrittenWithZeros) {
+  HeapInstance untouchable(64 * kMiB, FakeBacking::Memory::none);
+  EXPECT_NE(untouchable->allocate_zeroed(ThreadCache::empty(), 10 * kMiB), nullptr);
+}
+
+TEST_F(HeapTest, ReallocateKeepsContents) {
+  const Cache cache(heap_);
+  const std::size_t sizes[] = {1, 16, 17, 30, 100, 60, 1000, 999, 20'000, 40'000, 70'000, 130'000, 131'000, 2'000'000, 1'500'000, 50'000, 33'000, 20'000, 5'000, 10};
+  char* object = static_cast<char*>(heap_->allocate(cache, 1));
+  std::size_t held = 1;
+  fill(object, held, 42);
+  for (const std::size_t size : sizes) {
+    object = static_cast<char*>(heap_->reallocate(cache, object, size));
+    ASSERT_NE(object, nullptr);
+    ASSERT_GE(heap_->usable_size(object), size);
+    ASSERT_TRUE(is_filled(object, std::min(held, size), 42)) << held << " to " << size;
+    fill(object, heap_->usable_size(object), 42);
+    held = size;
+    heap_->verify();
+  }
+  heap_->free(cache, object);
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, LargeRunsGrowWhereTheyAreWithinTheirAddressSpace) {
+  ThreadCache* const none = ThreadCache::empty();
+  void* const run = heap_->allocate(none, 5 * kMiB);  // in 8 MiB of address space
+  fill(run, 5 * kMiB, 1);
+  EXPECT_EQ(heap_->reallocate(none, run, 8 * kMiB), run);
+  EXPECT_EQ(heap_.backing().provided(), 8 * kMiB / kPageSize);
+  EXPECT_TRUE(is_filled(run, 5 * kMiB, 1));
+  heap_->verify();
+  void* const moved = heap_->reallocate(none, run, 8 * kMiB + 1);
+  EXPECT_NE(moved, run);
+  EXPECT_TRUE(is_filled(moved, 5 * kMiB, 1));
+  heap_->free(none, moved);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, LargeRunsGiveUpTheirEnd) {
+  ThreadCache* const none = ThreadCache::empty();
+  void* const run = heap_->allocate(none, 30 * kMiB);
+  fill(run, 30 * kMiB, 1);
+  EXPECT_EQ(heap_->reallocate(none, run, 20 * kMiB), run);
+  EXPECT_EQ(heap_.backing().provided(), 20 * kMiB / kPageSize);
+  heap_->verify();
+  EXPECT_EQ(heap_->reallocate(none, run, 2 * kMiB), run);
+  EXPECT_EQ(heap_.buddy().allocated().value, 32U);
+  EXPECT_EQ(heap_.backing().dirty(), 0U);
+  EXPECT_TRUE(is_filled(run, 2 * kMiB, 1));
+  heap_->verify();
+  heap_->free(none, run);
+  heap_.expect_empty();
+}
+
+// --- without memory ---------------------------------------------------------------------------------------------------
+
+TEST_F(HeapTest, GivesNullWithoutMemoryAndLosesNothing) {
+  const Cache cache(heap_);
+  heap_.backing().set_capacity(1000);
+  std::vector<std::pair<char*, std::size_t>> all;
+  for (const std::size_t size : {600'000U, 50'000U, 20'000U, 3000U, 64U}) {
+    while (auto* const object = static_cast<char*>(heap_->allocate(cache, size))) {
+      fill(object, size, address(object));
+      all.emplace_back(object, size);
+    }
+    heap_->verify();
+  }
+  EXPECT_EQ(heap_->allocate_zeroed(cache, 64), nullptr);
+  EXPECT_EQ(heap_->allocate_aligned(cache, 64, 64), nullptr);
+  EXPECT_EQ(heap_->allocate_aligned(cache, 64, kMiB), nullptr);
+  EXPECT_EQ(heap_->reallocate(cache, all.back().first, 200), nullptr);
+  EXPECT_EQ(heap_->reallocate(cache, all.front().first, kMiB), nullptr);      // could grow in place
+  EXPECT_EQ(heap_->reallocate(cache, all.front().first, 100 * kMiB), nullptr);  // would have to move
+  EXPECT_EQ(heap_->allocate(cache, SIZE_MAX), nullptr);
+  EXPECT_EQ(heap_->allocate(cache, SIZE_MAX / 2), nullptr);
+  // Shrinking needs no memory.
+  EXPECT_EQ(heap_->reallocate(cache, all.front().first, 10), all.front().first);
+  all.front().second = 10;
+  for (const auto& [object, size] : all) EXPECT_TRUE(is_filled(object, std::min<std::size_t>(size, 8), address(object)));
+  heap_.backing().set_capacity(~std::uint64_t{0});
+  void* const again = heap_->allocate(cache, 64);
+  EXPECT_NE(again, nullptr);
+  heap_->free(cache, again);
+  for (const auto& [object, size] : all) heap_->free(cache, object);
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, IdleSlabsMakeRoomBeforeNull) {
+  const Cache cache(heap_);
+  std::vector<void*> all;
+  for (int i = 0; i < 16; ++i) all.push_back(heap_->allocate(ThreadCache::empty(), 8192));
+  for (void* const object : all) heap_->free(ThreadCache::empty(), object);  // one empty slab stays
+  EXPECT_NE(heap_.backing().provided(), 0U);
+  heap_.backing().set_capacity(64);
+  void* const large = heap_->allocate(cache, 64 * kPageSize);
+  EXPECT_NE(large, nullptr);
+  heap_->free(cache, large);
+}
+
+TEST_F(HeapTest, GivesNullWithoutAddressSpace) {
+  ThreadCache* const none = ThreadCache::empty();
+  HeapInstance small(32 * kMiB, FakeBacking::Memory::none);
+  EXPECT_EQ(small->allocate(none, 33 * kMiB), nullptr);
+  void* const all = small->allocate(none, 32 * kMiB);
+  EXPECT_NE(all, nullptr);
+  EXPECT_EQ(small->allocate(none, 1), nullptr);
+  EXPECT_EQ(small->allocate(none, 100'000), nullptr);
+  small->free(none, all);
+  void* const again = small->allocate(none, 1);
+  EXPECT_NE(again, nullptr);
+  small->free(none, again);
+  small.expect_empty();
+}
+
+// --- what the heap may not do -----------------------------------------------------------------------------------------
+
+TEST_F(HeapTest, NeitherMallocNorFreeTouchesTheObject) {
+  HeapInstance untouchable(256 * kMiB, FakeBacking::Memory::none);
+  {
+    const Cache cache(untouchable);
+    std::vector<void*> all;
+    for (int round = 0; round < 3; ++round) {
+      for (unsigned i = 0; i < 20'000; ++i) {
+        void* const object = untouchable->allocate(cache, i * 7919 % (i % 100 == 0 ? 100'000 : 2000));
+        ASSERT_NE(object, nullptr);
+        all.push_back(object);
+      }
+      untouchable->verify();
+      for (std::size_t i = 0; i < all.size(); i += 2) untouchable->free(cache, all[i]);
+      for (std::size_t i = 1; i < all.size(); i += 2) untouchable->free(cache, all[i]);
+      all.clear();
+    }
+    void* const large = untouchable->allocate(cache, 5 * kMiB);
+    EXPECT_EQ(untouchable->reallocate(cache, large, 7 * kMiB), large);
+    untouchable->free(cache, large);
+  }
+  untouchable.expect_empty();
+}
+
+// --- idle memory ------------------------------------------------------------------------------------------------------
+
+TEST_F(HeapTest, EmptySlabsGoBackButForOnePerClass) {
+  ThreadCache* const none = ThreadCache::empty();
+  std::vector<void*> all;
+  for (int i = 0; i < 10 * 1024; ++i) all.push_back(heap_->allocate(none, 64));
+  EXPECT_EQ(heap_.buddy().allocated().value, 10U);
+  for (void* const object : all) heap_->free(none, object);
+  EXPECT_EQ(heap_.buddy().allocated().value, 1U);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, UnderALimitNoEmptySlabStays) {
+  ThreadCache* const none = ThreadCache::empty();
+  heap_.backing().set_limited(true);
+  void* const object = heap_->allocate(none, 64);
+  heap_->free(none, object);
+  EXPECT_EQ(heap_.buddy().allocated().value, 0U);
+}
+
+TEST_F(HeapTest, DirtyRunsStayBounded) {
+  ThreadCache* const none = ThreadCache::empty();
+  std::vector<void*> all;
+  for (int i = 0; i < 50; ++i) all.push_back(heap_->allocate(none, 2 * kMiB));
+  for (void* const run : all) {
+    heap_->free(none, run);
+    EXPECT_LE(heap_.buddy().dirty().value, 16 * kMiB / kGranuleSize);
+  }
+  EXPECT_GT(heap_.backing().purges(), 0U);
+  EXPECT_LT(heap_.backing().purges(), 30U);
+}
+
+TEST_F(HeapTest, LargeRunsThatComeAndGoAreNotPurged) {
+  ThreadCache* const none = ThreadCache::empty();
+  void* const first = heap_->allocate(none, 100'000);
+  heap_->free(none, first);
+  for (int i = 0; i < 1000; ++i) {
+    void* const run = heap_->allocate(none, 100'000);
+    EXPECT_EQ(run, first);
+    heap_->free(none, run);
+  }
+  EXPECT_EQ(heap_.backing().purges(), 0U);
+}
+
+TEST_F(HeapTest, RefillsTakeFromTheFullestSlab) {
+  ThreadCache* const none = ThreadCache::empty();
+  std::vector<char*> all;
+  for (int i = 0; i < 3 * 64; ++i) all.push_back(static_cast<char*>(heap_->allocate(none, 1024)));
+  // One object stays in the first slab, half in the second, all but two in the third.
+  for (int i = 1; i < 64; ++i) heap_->free(none, all[static_cast<std::size_t>(i)]);
+  for (int i = 64; i < 96; ++i) heap_->free(none, all[static_cast<std::size_t>(i)]);
+  heap_->free(none, all[130]);
+  heap_->free(none, all[131]);
+  EXPECT_EQ(heap_->allocate(none, 1024), all[130]);
+  EXPECT_EQ(heap_->allocate(none, 1024), all[131]);
+  EXPECT_EQ(heap_->allocate(none, 1024), all[64]);
+}
+
+// --- thread caches ----------------------------------------------------------------------------------------------------
+
+TEST_F(HeapTest, MagazinesStartSmallAndStayBounded) {
+  const Cache cache(heap_);
+  Heap::Statistics statistics;
+  void* const object = heap_->allocate(cache, 64);
+  heap_->statistics(statistics);
+  EXPECT_LE(statistics.small_bytes, 4U * 64);
+  EXPECT_EQ(statistics.thread_caches, 1U);
+  heap_->free(cache, object);
+
+  std::vector<void*> all;
+  for (int i = 0; i < 20'000; ++i) all.push_back(heap_->allocate(cache, 64));
+  for (void* const each : all) heap_->free(cache, each);
+  heap_->statistics(statistics);
+  EXPECT_LE(statistics.small_bytes, 64U << 10);
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, UnderALimitMagazinesAreSmaller) {
+  heap_.backing().set_limited(true);
+  const Cache cache(heap_);
+  std::vector<void*> all;
+  for (int i = 0; i < 20'000; ++i) all.push_back(heap_->allocate(cache, 64));
+  for (void* const each : all) heap_->free(cache, each);
+  Heap::Statistics statistics;
+  heap_->statistics(statistics);
+  EXPECT_LE(statistics.small_bytes, 16U << 10);
+}
+
+TEST_F(HeapTest, CachesComeAndGo) {
+  std::vector<ThreadCache*> caches;
+  std::vector<void*> objects;
+  for (int i = 0; i < 50; ++i) {
+    caches.push_back(heap_->create_cache());
+    for (std::size_t size = 1; size < 40'000; size = size * 3 / 2 + 1) {
+      objects.push_back(heap_->allocate(caches.back(), size));
+    }
+  }
+  heap_->verify();
+  // Every object goes into the last cache, the others leave in an order of their own.
+  for (void* const object : objects) heap_->free(caches.back(), object);
+  for (std::size_t i = 0; i < caches.size(); i += 2) heap_->destroy_cache(caches[i]);
+  heap_->verify();
+  for (std::size_t i = caches.size() - 1; i < caches.size(); i -= 2) heap_->destroy_cache(caches[i]);
+  heap_.expect_empty();
+}
+
+TEST(ThreadCache, TheEmptyCacheMisses) {
+  ThreadCache* const empty = ThreadCache::empty();
+  int object = 0;
+  for (unsigned kind = 0; kind < kGranuleKindCount; ++kind) {
+    EXPECT_EQ(empty->try_allocate({static_cast<std::uint8_t>(kind)}), nullptr);
+    EXPECT_FALSE(empty->try_free(static_cast<GranuleKind>(kind), &object));
+  }
+}
+
+// --- misuse -----------------------------------------------------------------------------------------------------------
+
+class HeapDeathTest : public HeapTest, public testing::WithParamInterface<bool> {
+ protected:
+  HeapDeathTest() : cache_(GetParam() ? heap_->create_cache() : ThreadCache::empty()) {}
+
+  char* allocate(std::size_t size) { return static_cast<char*>(heap_->allocate(cache_, size)); }
+
+  ThreadCache* cache_;
+};
+
+TEST_P(HeapDeathTest, DoubleFreeAtOnce) {
+  void* const object = allocate(100);
+  heap_->free(cache_, object);
+  EXPECT_DEATH(heap_->free(cache_, object), "double free");
+}
+
+TEST_P(HeapDeathTest, DoubleFreeSeenAtTheFlushAtTheLatest) {
+  void* const object = allocate(100);
+  void* const other = allocate(100);
+  EXPECT_DEATH(
+      {
+        heap_->free(cache_, object);
+        heap_->free(cache_, other);
+        heap_->free(cache_, object);
+        heap_->trim(cache_);
+      },
+      "double free");
+}
+
+TEST_P(HeapDeathTest, DoubleFreeByTwoThreads) {
+  void* const object = allocate(100);
+  ThreadCache* const other = heap_->create_cache();
+  EXPECT_DEATH(
+      {
+        heap_->free(cache_, object);
+        heap_->free(other, object);
+        heap_->trim(cache_);
+        heap_->trim(other);
+      },
+      "double free");
+}
+
+TEST_P(HeapDeathTest, DoubleFreeOfWhatWentBack) {
+  void* const small = allocate(5000);
+  void* const large = allocate(500'000);
+  heap_->free(cache_, small);
+  heap_->free(cache_, large);
+  heap_->trim(cache_);
+  EXPECT_DEATH(heap_->free(cache_, small), "double free");
+  EXPECT_DEATH(heap_->free(cache_, large), "double free");
+}
+
+TEST_P(HeapDeathTest, InteriorPointers) {
+  for (const std::size_t size : {100U, 5000U, 20'000U, 100'000U}) {
+    char* const object = allocate(size);
+    for (const std::ptrdiff_t distance : {1, 8, 16, 48}) {
+      EXPECT_DEATH(heap_->free(cache_, object + distance), "free of 0x.* not the start of an allocation");
+    }
+    EXPECT_DEATH((void)heap_->reallocate(cache_, object + 16, 10), "realloc of 0x.* not the start of an allocation");
+    EXPECT_DEATH((void)heap_->usable_size(object + 16), "malloc_usable_size of 0x.* not the start");
+  }
+  char* const large = allocate(kMiB);
+  EXPECT_DEATH(heap_->free(cache_, large + kGranuleSize), "not the start of an allocation");
+  char* const tail = allocate(7168);  // 9 to a slab, then 1 KiB that is no object
+  EXPECT_DEATH(
+      {
+        heap_->free(cache_, tail + 9 * 7168);
+        heap_->trim(cache_);
+      },
+      "not the start of an allocation");
+}
+
+TEST_P(HeapDeathTest, PointersThatWereNeverHandedOut) {
+  char* const object = allocate(100);
+  EXPECT_DEATH(heap_->free(cache_, object + 100 * kMiB), "free of 0x.* did not hand out");
+  EXPECT_DEATH((void)heap_->reallocate(cache_, object + 100 * kMiB, 10), "realloc of 0x.* did not hand out");
+}
+
+INSTANTIATE_TEST_SUITE_P(WithAndWithoutCache, HeapDeathTest, testing::Bool());
+
+}  // namespace
+}  // namespace polder

@@ -1,0 +1,53 @@
+#include "heap/size_class.h"
+
+#include <gtest/gtest.h>
+
+namespace polder {
+namespace {
+
+TEST(SizeClass, EverySizeGetsTheSmallestClassThatHoldsIt) {
+  for (std::size_t size = 0; size <= kLargestSmall; ++size) {
+    const SizeClass size_class = size_class_for(size);
+    ASSERT_GE(info_of(size_class).size, size);
+    if (size_class.index > 1) {
+      ASSERT_LT(kSizeClasses[size_class.index - 1].size, std::max<std::size_t>(size, 1));
+    }
+  }
+}
+
+TEST(SizeClass, WastesAtMostAnEighth) {
+  for (std::size_t size = 113; size <= kLargestSmall; ++size) {
+    ASSERT_LE((info_of(size_class_for(size)).size - size) * 8, size + 7) << size;
+  }
+}
+
+TEST(SizeClass, AlignedClassesAreTheSmallestThatServe) {
+  for (std::size_t alignment = 1; alignment <= kLargestSmall; alignment *= 2) {
+    for (std::size_t size = 0; size <= kLargestSmall; size += size < 300 ? 1 : 97) {
+      const SizeClass size_class = size_class_for_aligned(size, alignment);
+      ASSERT_NE(size_class.index, 0);
+      ASSERT_GE(info_of(size_class).size, std::max(size, alignment));
+      ASSERT_EQ(info_of(size_class).size % alignment, 0U);
+      for (unsigned smaller = 1; smaller < size_class.index; ++smaller) {
+        ASSERT_FALSE(kSizeClasses[smaller].size >= size && kSizeClasses[smaller].size % alignment == 0);
+      }
+    }
+  }
+  EXPECT_EQ(size_class_for_aligned(16, 2 * kLargestSmall).index, 0);
+  EXPECT_EQ(size_class_for_aligned(kLargestSmall + 1, 16).index, 0);
+}
+
+TEST(SizeClass, ObjectIndexIsExactForEveryOffset) {
+  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
+    const SizeClassInfo& info = kSizeClasses[index];
+    const auto length = static_cast<std::uint32_t>(info.granules * kGranuleSize);
+    const std::uint64_t start_test = info.reciprocal << 24;
+    for (std::uint32_t offset = 0; offset < length; ++offset) {
+      ASSERT_EQ(object_index(info, offset), offset / info.size) << info.size;
+      ASSERT_EQ(offset * start_test < start_test, offset % info.size == 0) << info.size << " at " << offset;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace polder

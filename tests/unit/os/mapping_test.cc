@@ -1,0 +1,268 @@
+#include "os/mapping.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/uio.h>
+
+#include <cerrno>
+#include <csignal>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <vector>
+
+#include "base/units.h"
+#include "os/pagemap.h"
+#include "os/thread.h"
+#include "unit/os/child.h"
+
+namespace polder::os {
+namespace {
+
+bool readable(const void* address) {
+  std::uint32_t word;
+  return read_word_safely(address, &word);
+}
+
+std::size_t address_space_pages() {
+  std::FILE* file = std::fopen("/proc/self/statm", "re");
+  std::size_t pages = 0;
+  if (file == nullptr || std::fscanf(file, "%zu", &pages) != 1) ADD_FAILURE();
+  std::fclose(file);
+  return pages;
+}
+
+TEST(Mapping, PagesAreTheSizeTheLibraryIsBuiltFor) {
+  const test::ErrnoWitness witness;
+  EXPECT_EQ(page_size(), kPageSize);
+  EXPECT_TRUE(witness.untouched());
+}
+
+TEST(Mapping, ReserveAlignsAndTrims) {
+  for (const std::size_t alignment : {kPageSize, kGranuleSize, kBlockSize, std::size_t{1} << 30}) {
+    for (const std::size_t size : {kPageSize, 3 * kPageSize, kBlockSize, std::size_t{1} << 33}) {
+      const std::size_t before = address_space_pages();
+      const Result<char*> range = reserve(size, alignment);
+      ASSERT_TRUE(range.ok());
+      EXPECT_EQ(reinterpret_cast<std::uintptr_t>(range.value) % alignment, 0u);
+      EXPECT_EQ(address_space_pages() - before, size / kPageSize);
+      EXPECT_FALSE(readable(range.value));
+      release(range.value, size);
+      EXPECT_EQ(address_space_pages(), before);
+    }
+  }
+}
+
+TEST(Mapping, ReserveReportsTheLimit) {
+  const test::ErrnoWitness witness;
+  EXPECT_EQ(reserve(std::size_t{1} << 50, kPageSize).error, Errno(ENOMEM));
+  EXPECT_EQ(reserve(SIZE_MAX & ~(kPageSize - 1), kBlockSize).error, Errno(ENOMEM));
+  EXPECT_TRUE(witness.untouched());
+}
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // their shadow does not live under RLIMIT_AS
+TEST(Mapping, ReserveMeetsRlimit) {
+  EXPECT_EQ(address_space_limit(), SIZE_MAX);
+  EXPECT_CHILD_OK(test::in_child([] {
+    const rlimit limit{std::size_t{1} << 30, std::size_t{1} << 30};
+    if (setrlimit(RLIMIT_AS, &limit) != 0) return test::kNotPossibleHere;
+    CHILD_EXPECT(address_space_limit() == std::size_t{1} << 30);
+    CHILD_EXPECT(reserve(std::size_t{2} << 30, kBlockSize).error == Errno(ENOMEM));
+    CHILD_EXPECT(map_private(std::size_t{2} << 30).error == Errno(ENOMEM));
+    CHILD_EXPECT(reserve(std::size_t{64} << 20, kBlockSize).ok());
+    return 0;
+  }));
+}
+#endif
+
+TEST(Mapping, CommittedMemoryIsZeroAndWritable) {
+  constexpr std::size_t kSize = 16 * kPageSize;
+  const Result<char*> range = reserve(kSize, kPageSize);
+  ASSERT_TRUE(range.ok());
+  const test::ErrnoWitness witness;
+  EXPECT_EQ(commit(range.value + kPageSize, 2 * kPageSize), kOk);
+  EXPECT_TRUE(witness.untouched());
+  EXPECT_FALSE(readable(range.value));
+  EXPECT_TRUE(readable(range.value + kPageSize));
+  EXPECT_FALSE(readable(range.value + 3 * kPageSize));
+  EXPECT_EQ(range.value[kPageSize], 0);
+  range.value[2 * kPageSize] = 1;
+  release(range.value, kSize);
+  EXPECT_EQ(commit(range.value, kPageSize), Errno(ENOMEM));
+  EXPECT_TRUE(witness.untouched());
+}
+
+TEST(Mapping, SharedFilesAreShared) {
+  const int fd = memfd_create("polder-test", MFD_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  ASSERT_EQ(ftruncate(fd, kPageSize), 0);
+  const Result<char*> one = map_shared_file(fd, kPageSize);
+  const Result<char*> other = map_shared_file(fd, kPageSize);
+  ASSERT_TRUE(one.ok() && other.ok());
+  one.value[5] = 'x';
+  EXPECT_EQ(other.value[5], 'x');
+  release(one.value, kPageSize);
+  release(other.value, kPageSize);
+  ::close(fd);
+  EXPECT_EQ(map_shared_file(fd, kPageSize).error, Errno(EBADF));
+}
+
+TEST(Mapping, DiscardedPagesReadAsZero) {
+  const Result<char*> memory = map_private(4 * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  std::memset(memory.value, 'a', 4 * kPageSize);
+  EXPECT_EQ(discard(memory.value + kPageSize, 2 * kPageSize), kOk);
+  EXPECT_EQ(memory.value[0], 'a');
+  EXPECT_EQ(memory.value[kPageSize], 0);
+  EXPECT_EQ(memory.value[3 * kPageSize - 1], 0);
+  EXPECT_EQ(memory.value[3 * kPageSize], 'a');
+  release(memory.value, 4 * kPageSize);
+  const test::ErrnoWitness witness;
+  EXPECT_EQ(discard(memory.value, kPageSize), Errno(ENOMEM));
+  EXPECT_TRUE(witness.untouched());
+}
+
+// Discards every page whose number divided by `modulus` leaves less than `below`, and checks that it went, alone.
+void discard_pattern(std::size_t pages, std::size_t modulus, std::size_t below) {
+  const Result<char*> memory = map_private(pages * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  advise_huge_pages(memory.value, pages * kPageSize, HugePages::never);
+  std::vector<iovec> ranges;
+  for (std::size_t page = 0; page < pages; ++page) {
+    memory.value[page * kPageSize] = 'a';
+    if (page % modulus < below) ranges.push_back({memory.value + page * kPageSize, kPageSize});
+  }
+  const test::ErrnoWitness witness;
+  EXPECT_EQ(discard_all(ranges.data(), ranges.size()), kOk);
+  EXPECT_TRUE(witness.untouched());
+  for (std::size_t page = 0; page < pages; ++page) {
+    ASSERT_EQ(memory.value[page * kPageSize], page % modulus < below ? 0 : 'a') << page;
+  }
+  release(memory.value, pages * kPageSize);
+}
+
+TEST(DiscardAll, DropsExactlyTheRanges) {
+  discard_pattern(1, 1, 1);
+  discard_pattern(5000, 2, 1);
+  discard_pattern(5000, 7, 3);
+  discard_pattern(5000, 5000, 4999);
+}
+
+TEST(DiscardAll, WorksWithoutProcessMadvise) {
+  EXPECT_CHILD_OK(test::in_child([] {
+    if (!test::refuse(SYS_process_madvise, ENOSYS)) return test::kNotPossibleHere;
+    discard_pattern(1000, 3, 1);
+    return testing::Test::HasFailure() ? 1 : 0;
+  }));
+}
+
+TEST(DiscardAll, AcceptsNothing) { EXPECT_EQ(discard_all(nullptr, 0), kOk); }
+
+TEST(DiscardAll, GoesOnBeyondTwoGigabytes) {
+  constexpr std::size_t kHalf = std::size_t{3} << 30;
+  const Result<char*> range = reserve(3 * kHalf, kPageSize);
+  ASSERT_TRUE(range.ok());
+  ASSERT_EQ(commit(range.value, 3 * kHalf), kOk);
+  const std::size_t touched[] = {0, kHalf - kPageSize, kHalf, 2 * kHalf, 3 * kHalf - kPageSize};
+  for (const std::size_t offset : touched) range.value[offset] = 'a';
+  const iovec ranges[] = {{range.value, kHalf}, {range.value + 2 * kHalf, kHalf}};
+  EXPECT_EQ(discard_all(ranges, 2), kOk);
+  for (const std::size_t offset : touched) {
+    EXPECT_EQ(range.value[offset], offset == kHalf ? 'a' : 0) << offset;
+  }
+  release(range.value, 3 * kHalf);
+}
+
+TEST(DiscardAll, ReportsABadRangeAndDropsTheRest) {
+  constexpr std::size_t kPages = 900;
+  const Result<char*> memory = map_private(kPages * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  std::vector<iovec> ranges;
+  for (std::size_t page = 0; page < kPages; page += 2) {
+    memory.value[page * kPageSize] = 'a';
+    ranges.push_back({memory.value + page * kPageSize, kPageSize});
+  }
+  // mlocked pages refuse MADV_DONTNEED. (Sanitizers make mlock(3) do nothing.)
+  char* const locked = memory.value + 100 * kPageSize;
+  if (syscall(SYS_mlock, locked, kPageSize) != 0) GTEST_SKIP() << "mlock refused";
+  const test::ErrnoWitness witness;
+  EXPECT_EQ(discard_all(ranges.data(), ranges.size()), Errno(EINVAL));
+  EXPECT_TRUE(witness.untouched());
+  for (std::size_t page = 0; page < kPages; page += 2) {
+    ASSERT_EQ(memory.value[page * kPageSize], page == 100 ? 'a' : 0) << page;
+  }
+  syscall(SYS_munlock, locked, kPageSize);
+  // One bad range does not make the kernel's batches unusable for good: the same again, now clean.
+  EXPECT_EQ(discard_all(ranges.data(), ranges.size()), kOk);
+  EXPECT_EQ(*locked, 0);
+  release(memory.value, kPages * kPageSize);
+}
+
+TEST(Mapping, ForkInheritance) {
+  const Result<char*> memory = map_private(2 * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  ASSERT_EQ(set_fork_inheritance(memory.value, kPageSize, ForkInheritance::omit), kOk);
+  EXPECT_EQ(test::in_child([&] {
+              CHILD_EXPECT(!readable(memory.value));
+              CHILD_EXPECT(readable(memory.value + kPageSize));
+              return 0;
+            }),
+            0);
+  ASSERT_EQ(set_fork_inheritance(memory.value, kPageSize, ForkInheritance::copy), kOk);
+  EXPECT_EQ(test::in_child([&] { return readable(memory.value) ? 0 : 1; }), 0);
+  release(memory.value, 2 * kPageSize);
+}
+
+TEST(Mapping, PopulateWritableKeepsContents) {
+  constexpr std::size_t kPages = 8;
+  const Result<char*> memory = map_private(kPages * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  advise_huge_pages(memory.value, kPages * kPageSize, HugePages::never);
+  memory.value[3 * kPageSize] = 'a';
+  const test::ErrnoWitness witness;
+  const Errno error = populate_writable(memory.value, kPages * kPageSize);
+  EXPECT_TRUE(witness.untouched());
+  if (error == Errno(EINVAL)) GTEST_SKIP() << "the kernel has no MADV_POPULATE_WRITE";
+  ASSERT_EQ(error, kOk);
+  Pagemap pagemap;
+  ASSERT_EQ(pagemap.open(), kOk);
+  std::uint64_t present = 0;
+  ASSERT_EQ(pagemap.scan_present(memory.value, kPages * kPageSize, &present), kOk);
+  EXPECT_EQ(present, 0xffu);
+  EXPECT_EQ(memory.value[3 * kPageSize], 'a');
+  EXPECT_EQ(memory.value[0], 0);
+
+  ASSERT_EQ(mprotect(memory.value, kPageSize, PROT_NONE), 0);
+  EXPECT_EQ(populate_writable(memory.value, kPages * kPageSize), Errno(EINVAL));
+  release(memory.value, kPages * kPageSize);
+  EXPECT_EQ(populate_writable(memory.value, kPageSize), Errno(ENOMEM));
+}
+
+TEST(Mapping, HugePageAdviceIsHarmless) {
+  const Result<char*> memory = reserve(2 * kBlockSize, kBlockSize);
+  ASSERT_TRUE(memory.ok());
+  ASSERT_EQ(commit(memory.value, 2 * kBlockSize), kOk);
+  const test::ErrnoWitness witness;
+  for (const HugePages policy : {HugePages::never, HugePages::always, HugePages::system_default}) {
+    advise_huge_pages(memory.value, kBlockSize, policy);
+  }
+  EXPECT_TRUE(witness.untouched());
+  memory.value[0] = 1;
+  release(memory.value, 2 * kBlockSize);
+}
+
+TEST(Mapping, OvercommitModeIsTheKernels) {
+  std::FILE* file = std::fopen("/proc/sys/vm/overcommit_memory", "re");
+  if (file == nullptr) GTEST_SKIP() << "no /proc/sys";
+  int mode = -1;
+  ASSERT_EQ(std::fscanf(file, "%d", &mode), 1);
+  std::fclose(file);
+  const test::ErrnoWitness witness;
+  EXPECT_EQ(overcommit_mode(), mode);
+  EXPECT_TRUE(witness.untouched());
+}
+
+}  // namespace
+}  // namespace polder::os
