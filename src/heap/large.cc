@@ -31,6 +31,8 @@ bool LargeRuns::place(PageCount pages, std::size_t alignment, Placed* placed) {
     const std::optional<Buddy::Taken> taken = runs_.take_space(granules, step);
     if (!taken) return false;
     *placed = {{taken->first, taken->first, pages}, taken->dirty};
+    // Room to grow is free only while nothing is resident there.
+    if (taken->dirty) buddy_.shrink(taken->first, granules, granules, Buddy::Contents::dirty);
     return true;
   }
   // The arena's start is less aligned than what is wanted: room to move in, of which the end goes back at once.
@@ -51,8 +53,7 @@ void* LargeRuns::allocate(std::size_t size, std::size_t alignment, Contents cont
   if (!place(pages_up(size), alignment, &placed)) return nullptr;
   const Extent& extent = placed.extent;
   if (contents == Contents::zero && placed.dirty && size >= kPurgeInsteadOfZeroing) {
-    backing_.purge({first_page(extent.first), pages(Buddy::rounded(extent.space()))});
-    placed.dirty = false;
+    backing_.purge(extent.run());
   }
   if (!backing_.provide(extent.run())) {
     runs_.return_space({extent.first, placed.dirty}, extent.space());
@@ -108,6 +109,7 @@ void LargeRuns::free(void* pointer) {
 }
 
 bool LargeRuns::resize(void* pointer, std::size_t size) {
+  if (size > map_.arena().size()) return false;
   const Extent extent = extent_of(pointer);
   const PageCount wanted = pages_up(size);
   if (wanted > extent.pages) return grow(extent, wanted);
@@ -117,12 +119,15 @@ bool LargeRuns::resize(void* pointer, std::size_t size) {
 }
 
 bool LargeRuns::grow(const Extent& extent, PageCount pages) {
-  if (pages > map_.arena().pages()) return false;
   Extent grown = extent;
   grown.pages = pages;
-  if (Buddy::rounded(grown.space()) != Buddy::rounded(extent.space())) return false;
+  if (grown.first.value + grown.space().value > (map_.arena().size() >> kGranuleShift)) return false;
   if (!map_.ensure(grown.first + grown.space())) return false;
-  if (!backing_.provide({extent.run().end(), pages - extent.pages})) return false;
+  if (!buddy_.extend(grown.first, extent.space(), grown.space())) return false;
+  if (!backing_.provide({extent.run().end(), pages - extent.pages})) {
+    buddy_.shrink(grown.first, grown.space(), extent.space(), Buddy::Contents::dirty);
+    return false;
+  }
 
   const os::MutexLock lock(mutex_);
   map_.set_kinds(extent.first + extent.space(), grown.space() - extent.space(), GranuleKind::large_body);
@@ -140,11 +145,15 @@ void LargeRuns::shrink(const Extent& extent, PageCount pages) {
     map_.set_detail(extent.head, static_cast<std::uint32_t>(pages.value));
     counts_.pages -= extent.pages - pages;
   }
-  // The end stays ours where the buddy's rounding covers it, so its pages must not stay resident either way.
   const Run end{shrunk.run().end(), extent.pages - pages};
   backing_.discard(end);
-  backing_.purge(end);
-  buddy_.shrink(extent.first, extent.space(), shrunk.space(), Buddy::Contents::clean);
+  // The rest of the last granule stays ours, so nobody else will use or purge its pages.
+  const std::uint64_t rest = first_page(shrunk.first + shrunk.space()).value - end.first.value;
+  if (rest != 0) backing_.purge({end.first, {std::min(rest, end.pages.value)}});
+  if (shrunk.space() < extent.space()) {
+    buddy_.shrink(extent.first, extent.space(), shrunk.space(), Buddy::Contents::dirty);
+    runs_.settle();
+  }
 }
 
 LargeRuns::Statistics LargeRuns::statistics() const {

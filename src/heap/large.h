@@ -1,5 +1,5 @@
-// Large runs: allocations above 32 KiB, each a run of its own. Sizes are whole pages; address space is rounded up by the
-// buddy (it is free), so a run can often grow where it is, and only its pages are handed out.
+// Large runs: allocations above 32 KiB, each a run of its own. Sizes are whole pages, only they are handed out; fresh
+// address space is rounded up by the buddy (it is free), so that a run can often grow where it is.
 //
 //   granule map   large_head, large_body … ; or large_padding …, large_padded_head, large_body … where an alignment
 //                 beyond the arena's own puts the head inside the buddy's run

@@ -26,19 +26,13 @@ void RunSource::return_space(Buddy::Taken taken, GranuleCount granules) {
   buddy_.free(taken.first, granules, contents_of(taken.dirty));
 }
 
-std::optional<Run> RunSource::obtain(PageCount pages) {
-  const GranuleCount granules = granules_up(pages);
-  const std::optional<Buddy::Taken> taken = take_space(granules, {1});
-  if (!taken) return std::nullopt;
-  const Run run{first_page(taken->first), pages};
-  if (backing_.provide(run)) return run;
-  return_space(*taken, granules);
-  return std::nullopt;
-}
-
 void RunSource::release(Run run, GranuleId first, GranuleCount granules) {
   backing_.discard(run);
   buddy_.free(first, granules, Buddy::Contents::dirty);
+  settle();
+}
+
+void RunSource::settle() {
   // Down to half, so that a program that frees much makes few system calls.
   const GranuleCount bound = dirty_bound(buddy_);
   if (buddy_.dirty() > bound) purge_down_to({bound.value / 2});

@@ -23,12 +23,11 @@ class RunSource {
   // Gives back address space that has no pages, as it was taken.
   void return_space(Buddy::Taken taken, GranuleCount granules);
 
-  // A run with its pages. Empty without address space or memory.
-  std::optional<Run> obtain(PageCount pages);
   // Gives back a run with its pages; `granules` as taken, its pages are `run`'s.
   void release(Run run, GranuleId first, GranuleCount granules);
-  void release(Run run) { release(run, run.first_granule(), run.granules()); }
 
+  // Purges what is dirty beyond the bound; for whoever has made something dirty.
+  void settle();
   // Purges every dirty run; the granules purged.
   GranuleCount purge_all();
 

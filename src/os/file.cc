@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
+#include <unistd.h>
 #include <sys/vfs.h>
 
 #include "base/check.h"
@@ -153,6 +154,29 @@ Result<int> reopen_through_proc(std::uint32_t thread, int fd) {
   return as_descriptor(uninterrupted_call(SYS_openat, AT_FDCWD, path, (flags & kKept) | O_CLOEXEC, 0));
 }
 
+// Descriptors 0 to 2 stay taken by handles that refuse every read and write: what anybody prints on this thread cannot
+// land in a file of ours.
+Errno occupy_standard_descriptors() {
+  for (;;) {
+    const long handle = system_call(SYS_openat, AT_FDCWD, "/", O_PATH | O_CLOEXEC, 0);
+    if (handle < 0) return as_errno(handle);
+    if (handle <= STDERR_FILENO) continue;
+    static_cast<void>(system_call(SYS_close, handle));
+    return kOk;
+  }
+}
+
+// The same open file under a number that a program does not mistake for one of its standard streams, even where it has
+// closed those.
+Result<int> lift(Result<int> descriptor) {
+  constexpr int kLowest = 64;
+  if (!descriptor.ok() || descriptor.value > STDERR_FILENO) return descriptor;
+  long lifted = system_call(SYS_fcntl, descriptor.value, F_DUPFD_CLOEXEC, kLowest);
+  if (lifted == -EINVAL) lifted = system_call(SYS_fcntl, descriptor.value, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  static_cast<void>(system_call(SYS_close, descriptor.value));
+  return as_descriptor(lifted);
+}
+
 }  // namespace
 
 Result<int> open_directory(const char* path) {
@@ -249,7 +273,8 @@ Errno take_private_descriptor_table(const int* keep, unsigned count) {
     next = static_cast<unsigned>(keep[i]) + 1;
   }
   if (error.ok()) error = close_range(next, ~0U);
-  return error.ok() ? error : close_listed(keep, count);
+  if (!error.ok()) error = close_listed(keep, count);
+  return error.ok() ? occupy_standard_descriptors() : error;
 }
 
 Result<int> copy_descriptor_from_thread(std::uint32_t thread, int fd) {
@@ -258,9 +283,9 @@ Result<int> copy_descriptor_from_thread(std::uint32_t thread, int fd) {
   if (pidfd >= 0) {
     const long copy = system_call(SYS_pidfd_getfd, pidfd, fd, 0);
     static_cast<void>(system_call(SYS_close, pidfd));
-    if (copy >= 0 || copy == -EBADF || copy == -EMFILE) return as_descriptor(copy);
+    if (copy >= 0 || copy == -EBADF || copy == -EMFILE) return lift(as_descriptor(copy));
   }
-  return reopen_through_proc(thread, fd);
+  return lift(reopen_through_proc(thread, fd));
 }
 
 }  // namespace polder::os

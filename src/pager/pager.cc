@@ -225,6 +225,8 @@ Errno Pager::set_up_service() {
   if (!error.ok()) return error;
   error = fault_loop_.prepare(options_.io);
   if (!error.ok()) return error;
+  error = converter_.prepare();
+  if (!error.ok()) return error;
   if (starting_in_child_) return adopt_parents_pages();
   return store_.open({.swap_directory = options_.swap_directory, .swap_bytes = options_.swap_bytes});
 }

@@ -12,8 +12,7 @@ enum class Buddy::State : std::uint8_t {
   none = 0,
   free_clean,
   free_dirty,
-  allocated,         // a run of `order`
-  allocated_blocks,  // `next` blocks of the highest order
+  allocated,  // `next` granules
 };
 
 namespace {
@@ -91,10 +90,32 @@ void Buddy::release_locked(std::uint32_t granule, unsigned order, Contents conte
   push_locked(granule, order, contents);
 }
 
-void Buddy::split_locked(std::uint32_t granule, unsigned from, unsigned to, Contents contents) {
-  for (unsigned order = from; order > to; --order) {
-    push_locked(granule + length_of(order - 1), order - 1, contents);
+// In aligned pieces, as large as they can be.
+void Buddy::release_range_locked(std::uint64_t first, std::uint64_t end, Contents contents) {
+  while (first < end) {
+    const auto order = std::min({static_cast<unsigned>(std::countr_zero(first)),
+                                 static_cast<unsigned>(std::bit_width(end - first)) - 1, kMaxOrder});
+    release_locked(static_cast<std::uint32_t>(first), order, contents);
+    first += length_of(order);
   }
+}
+
+void Buddy::set_allocated_locked(std::uint32_t granule, std::uint64_t length) {
+  node(granule) = {.next = static_cast<std::uint32_t>(length),
+                   .previous = 0,
+                   .state = static_cast<std::uint8_t>(State::allocated),
+                   .order = 0,
+                   .unused = 0};
+}
+
+Buddy::Node& Buddy::require_allocated_locked(GranuleId first, GranuleCount granules) const {
+  POLDER_CHECK(granules.value > 0 && first.value + granules.value <= frontier_, "run was never handed out", first.value,
+               granules.value, frontier_);
+  Node& its = node(first.value);
+  POLDER_CHECK(state_locked(first.value) == State::allocated &&
+                   (its.next == granules.value || its.next == rounded(granules).value),
+               "run is not allocated with that size", first.value, granules.value, its.state, its.next);
+  return its;
 }
 
 // A block of the highest order more, or the arena's tail.
@@ -102,12 +123,9 @@ bool Buddy::advance_frontier_locked() {
   if (frontier_ == granules_) return false;
   const std::uint32_t end = std::min(granules_ - frontier_, kHighest) + frontier_;
   if (!nodes_.ensure(end).ok()) return false;
-  while (frontier_ < end) {
-    const auto order = static_cast<unsigned>(std::bit_width(end - frontier_)) - 1;
-    const std::uint32_t granule = frontier_;
-    frontier_ += length_of(order);
-    push_locked(granule, order, Contents::clean);
-  }
+  const std::uint32_t first = frontier_;
+  frontier_ = end;
+  release_range_locked(first, end, Contents::clean);
   return true;
 }
 
@@ -137,40 +155,35 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
                alignment.value);
   if (granules.value > granules_ || alignment.value > granules_) return std::nullopt;
   const os::MutexLock lock(mutex_);
+  const std::uint64_t length = rounded(granules).value;
   std::optional<Taken> taken;
-  if (granules.value > kHighest || alignment.value > kHighest) {
-    taken = take_blocks_locked((granules.value + kHighest - 1) / kHighest,
-                               std::max<std::uint64_t>(alignment.value / kHighest, 1));
-    if (taken && granules.value <= kHighest) {
-      // Aligned beyond the highest order but not larger: an ordinary run at the start of its block.
-      const unsigned order = order_for(granules.value);
-      split_locked(taken->first.value, kMaxOrder, order, taken->dirty ? Contents::dirty : Contents::clean);
-      node(taken->first.value).order = static_cast<std::uint8_t>(order);
-    }
+  if (length > kHighest || alignment.value > kHighest) {
+    taken = take_blocks_locked((length + kHighest - 1) / kHighest,
+                               std::max<std::uint64_t>(alignment.value / kHighest, 1), length);
   } else {
-    const unsigned order = order_for(granules.value);
-    taken = take_order_locked(order, std::max(order, order_for(alignment.value)));
+    taken = take_order_locked(order_for(std::max(length, alignment.value)), length);
   }
-  if (taken) allocated_.fetch_add(rounded(granules).value, std::memory_order_relaxed);
+  if (!taken) return std::nullopt;
+  set_allocated_locked(taken->first.value, length);
+  allocated_.fetch_add(length, std::memory_order_relaxed);
   return taken;
 }
 
-std::optional<Buddy::Taken> Buddy::take_order_locked(unsigned order, unsigned alignment_order) {
+// A run of the order, of which what is beyond `length` stays free.
+std::optional<Buddy::Taken> Buddy::take_order_locked(unsigned order, std::uint64_t length) {
   while (true) {
-    if (const std::optional<Taken> taken = take_listed_locked(order, alignment_order)) return taken;
+    if (const std::optional<Taken> taken = take_listed_locked(order, length)) return taken;
     if (!advance_frontier_locked() && !coalesce_mixed_locked()) return std::nullopt;
   }
 }
 
-std::optional<Buddy::Taken> Buddy::take_listed_locked(unsigned order, unsigned alignment_order) {
+std::optional<Buddy::Taken> Buddy::take_listed_locked(unsigned order, std::uint64_t length) {
   for (const Contents contents : {Contents::dirty, Contents::clean}) {
-    for (unsigned from = alignment_order; from <= kMaxOrder; ++from) {
+    for (unsigned from = order; from <= kMaxOrder; ++from) {
       const std::uint32_t granule = heads_[index_of(contents)][from];
       if (granule == kNone) continue;
       remove_locked(granule);
-      split_locked(granule, from, order, contents);
-      node(granule).state = static_cast<std::uint8_t>(State::allocated);
-      node(granule).order = static_cast<std::uint8_t>(order);
+      release_range_locked(granule + length, std::uint64_t{granule} + length_of(from), contents);
       return Taken{{granule}, contents == Contents::dirty};
     }
   }
@@ -178,7 +191,8 @@ std::optional<Buddy::Taken> Buddy::take_listed_locked(unsigned order, unsigned a
 }
 
 // First fit over whole blocks, of which those beyond the frontier count as free.
-std::optional<Buddy::Taken> Buddy::take_blocks_locked(std::uint64_t blocks, std::uint64_t alignment) {
+std::optional<Buddy::Taken> Buddy::take_blocks_locked(std::uint64_t blocks, std::uint64_t alignment,
+                                                      std::uint64_t length) {
   const std::uint64_t whole = granules_ / kHighest;
   const auto is_free = [this](std::uint64_t block) POLDER_NO_THREAD_SAFETY_ANALYSIS {
     const auto granule = static_cast<std::uint32_t>(block * kHighest);
@@ -202,10 +216,7 @@ std::optional<Buddy::Taken> Buddy::take_blocks_locked(std::uint64_t blocks, std:
       for (std::uint64_t block = 0; block < blocks; ++block) {
         dirty |= remove_locked(static_cast<std::uint32_t>(first + block * kHighest)) == Contents::dirty;
       }
-      Node& its = node(first);
-      its.state = static_cast<std::uint8_t>(blocks == 1 ? State::allocated : State::allocated_blocks);
-      its.order = kMaxOrder;
-      its.next = blocks == 1 ? 0 : static_cast<std::uint32_t>(blocks);
+      release_range_locked(first + length, first + blocks * kHighest, dirty ? Contents::dirty : Contents::clean);
       return Taken{{first}, dirty};
     }
     if (coalesced || !coalesce_mixed_locked()) return std::nullopt;
@@ -216,56 +227,66 @@ std::optional<Buddy::Taken> Buddy::take_blocks_locked(std::uint64_t blocks, std:
 
 void Buddy::free(GranuleId first, GranuleCount granules, Contents contents) {
   const os::MutexLock lock(mutex_);
-  POLDER_CHECK(granules.value > 0 && first.value + granules.value <= frontier_, "freed run was never handed out",
-               first.value, granules.value, frontier_);
-  Node& its = node(first.value);
-  const GranuleCount taken = rounded(granules);
-  if (taken.value > kHighest) {
-    const std::uint64_t blocks = taken.value / kHighest;
-    POLDER_CHECK(state_locked(first.value) == State::allocated_blocks && its.next == blocks,
-                 "freed run is not allocated with that size", first.value, granules.value, its.state, its.next);
-    its = {};
-    for (std::uint64_t block = 0; block < blocks; ++block) {
-      release_locked(static_cast<std::uint32_t>(first.value + block * kHighest), kMaxOrder, contents);
-    }
-  } else {
-    const unsigned order = order_for(granules.value);
-    POLDER_CHECK(state_locked(first.value) == State::allocated && its.order == order,
-                 "freed run is not allocated with that size", first.value, granules.value, its.state, its.order);
-    its = {};
-    release_locked(first.value, order, contents);
-  }
-  allocated_.fetch_sub(taken.value, std::memory_order_relaxed);
+  Node& its = require_allocated_locked(first, granules);
+  const std::uint64_t length = its.next;
+  its = {};
+  release_range_locked(first.value, first.value + length, contents);
+  allocated_.fetch_sub(length, std::memory_order_relaxed);
 }
 
 void Buddy::shrink(GranuleId first, GranuleCount from, GranuleCount to, Contents tail) {
   POLDER_CHECK(to.value > 0 && to <= from, "run does not shrink", to.value, from.value);
-  const std::uint64_t before = rounded(from).value;
-  const std::uint64_t after = rounded(to).value;
-  if (before == after) return;
   const os::MutexLock lock(mutex_);
-  POLDER_CHECK(first.value + before <= frontier_, "shrunk run was never handed out", first.value, before, frontier_);
-  Node& its = node(first.value);
-  unsigned order = order_for(std::min<std::uint64_t>(before, kHighest));
-  if (before > kHighest) {
-    POLDER_CHECK(state_locked(first.value) == State::allocated_blocks && its.next == before / kHighest,
-                 "shrunk run is not allocated with that size", first.value, before, its.state, its.next);
-    const std::uint64_t left = std::max<std::uint64_t>(after / kHighest, 1);
-    for (std::uint64_t block = left; block < before / kHighest; ++block) {
-      release_locked(static_cast<std::uint32_t>(first.value + block * kHighest), kMaxOrder, tail);
-    }
-    its.state = static_cast<std::uint8_t>(left == 1 ? State::allocated : State::allocated_blocks);
-    its.next = left == 1 ? 0 : static_cast<std::uint32_t>(left);
-  } else {
-    POLDER_CHECK(state_locked(first.value) == State::allocated && its.order == order,
-                 "shrunk run is not allocated with that size", first.value, before, its.state, its.order);
+  Node& its = require_allocated_locked(first, from);
+  const std::uint64_t length = its.next;
+  its.next = static_cast<std::uint32_t>(to.value);
+  release_range_locked(first.value + to.value, first.value + length, tail);
+  allocated_.fetch_sub(length - to.value, std::memory_order_relaxed);
+}
+
+bool Buddy::extend(GranuleId first, GranuleCount from, GranuleCount to) {
+  POLDER_CHECK(to >= from, "run does not grow", to.value, from.value);
+  const os::MutexLock lock(mutex_);
+  Node& its = require_allocated_locked(first, from);
+  if (to.value <= its.next) return true;
+  const std::uint64_t end = first.value + to.value;
+  const std::uint64_t old_end = first.value + its.next;
+  while (frontier_ < end) {
+    // Only where everything up to the frontier is free can the run go beyond it.
+    if (!is_free_locked(old_end, frontier_) || !advance_frontier_locked()) return false;
   }
-  if (after < kHighest) {
-    const unsigned target = order_for(after);
-    split_locked(first.value, order, target, tail);
-    its.order = static_cast<std::uint8_t>(target);
+  if (!is_free_locked(old_end, end)) return false;
+  for (std::uint64_t next = old_end; next < end;) {
+    const std::uint32_t free_run = free_run_of_locked(static_cast<std::uint32_t>(next));
+    const std::uint64_t free_end = std::uint64_t{free_run} + length_of(node(free_run).order);
+    const Contents contents = remove_locked(free_run);
+    release_range_locked(std::max(end, std::uint64_t{free_run}), free_end, contents);
+    next = free_end;
   }
-  allocated_.fetch_sub(before - after, std::memory_order_relaxed);
+  allocated_.fetch_add(end - old_end, std::memory_order_relaxed);
+  its.next = static_cast<std::uint32_t>(to.value);
+  return true;
+}
+
+// The first granule of the free run that the granule, below the frontier, is part of; kNone when it is not free.
+std::uint32_t Buddy::free_run_of_locked(std::uint32_t granule) const {
+  for (unsigned order = 0; order <= kMaxOrder; ++order) {
+    const std::uint32_t first = granule & ~(length_of(order) - 1);
+    const State state = state_locked(first);
+    if (state == State::none) continue;
+    const bool free = state == State::free_clean || state == State::free_dirty;
+    return free && node(first).order >= order ? first : kNone;
+  }
+  return kNone;
+}
+
+bool Buddy::is_free_locked(std::uint64_t first, std::uint64_t end) const {
+  while (first < end) {
+    const std::uint32_t free_run = free_run_of_locked(static_cast<std::uint32_t>(first));
+    if (free_run == kNone) return false;
+    first = std::uint64_t{free_run} + length_of(node(free_run).order);
+  }
+  return true;
 }
 
 std::optional<Buddy::DirtyRun> Buddy::isolate_dirty() {
@@ -274,8 +295,7 @@ std::optional<Buddy::DirtyRun> Buddy::isolate_dirty() {
     const std::uint32_t granule = heads_[index_of(Contents::dirty)][order];
     if (granule == kNone) continue;
     remove_locked(granule);
-    node(granule).state = static_cast<std::uint8_t>(State::allocated);
-    node(granule).order = static_cast<std::uint8_t>(order);
+    set_allocated_locked(granule, length_of(order));
     allocated_.fetch_add(length_of(order), std::memory_order_relaxed);
     return DirtyRun{{granule}, {length_of(order)}};
   }
@@ -306,17 +326,12 @@ void Buddy::verify() const {
     const Node& its = node(granule);
     const State state = state_locked(granule);
     POLDER_CHECK(state != State::none, "granule in no run", granule);
-    POLDER_CHECK(its.order <= kMaxOrder && granule % length_of(its.order) == 0, "run is not aligned", granule,
-                 its.order);
-    std::uint64_t length = length_of(its.order);
-    if (state == State::allocated_blocks) {
-      POLDER_CHECK(its.order == kMaxOrder && its.next >= 2, "allocated blocks are torn", granule, its.order, its.next);
-      length *= its.next;
-    }
-    POLDER_CHECK(granule + length <= frontier_, "run crosses the frontier", granule, length, frontier_);
-    if (state == State::allocated || state == State::allocated_blocks) {
+    const std::uint64_t length = state == State::allocated ? its.next : length_of(its.order);
+    POLDER_CHECK(length > 0 && granule + length <= frontier_, "run crosses the frontier", granule, length, frontier_);
+    if (state == State::allocated) {
       allocated_granules += length;
     } else {
+      POLDER_CHECK(its.order <= kMaxOrder && granule % length == 0, "free run is not aligned", granule, its.order);
       free_granules += length;
       ++runs[its.order];
       if (state == State::free_dirty) dirty_granules += length;

@@ -34,10 +34,10 @@ class Buddy {
 
   // Out-of-line state, one per granule; zero means "inside a larger run or never used".
   struct Node {
-    std::uint32_t next;  // of a free run; the number of blocks of an allocated run above the highest order
-    std::uint32_t previous;
-    std::uint8_t state;  // see buddy.cc
-    std::uint8_t order;
+    std::uint32_t next;      // free run: the list; allocated run: its length
+    std::uint32_t previous;  // free run: the list
+    std::uint8_t state;      // see buddy.cc
+    std::uint8_t order;      // free run
     std::uint16_t unused;
   };
 
@@ -63,14 +63,18 @@ class Buddy {
   std::optional<Taken> allocate(GranuleCount granules, GranuleCount alignment = {1});
 
   enum class Contents : unsigned char { clean, dirty };
-  // Returns a run exactly as it was taken: `granules` as passed to allocate. Asserts that it is allocated.
+  // Returns a whole run: `granules` as last passed to allocate, shrink or extend. Asserts that it is allocated so.
   void free(GranuleId first, GranuleCount granules, Contents contents);
 
-  // Gives back the end of an allocated run: `from` granules as passed to allocate, `to` what is to be left, from now on
-  // the run's size. Nothing happens where both round to the same. `tail` is the contents of what comes free.
+  // Gives back the end of an allocated run, including what rounding took: `from` granules as it was taken, `to` what
+  // is left, exactly. `tail` is the contents of what comes free.
   void shrink(GranuleId first, GranuleCount from, GranuleCount to, Contents tail);
+  // Makes an allocated run `to` granules long where it is, into its rounding or what is free behind it. False when
+  // that is not free (nothing changed then).
+  bool extend(GranuleId first, GranuleCount from, GranuleCount to);
 
-  // What a request really takes: a power of two, or whole blocks of the highest order.
+  // What a request takes at first: a power of two, or whole blocks of the highest order. Room to grow costs address
+  // space only.
   static GranuleCount rounded(GranuleCount granules);
 
   // Takes the largest dirty free run out of the lists, for purging; give it back with free(…, clean).
@@ -100,13 +104,17 @@ class Buddy {
   void push_locked(std::uint32_t granule, unsigned order, Contents contents) POLDER_REQUIRES(mutex_);
   Contents remove_locked(std::uint32_t granule) POLDER_REQUIRES(mutex_);
   void release_locked(std::uint32_t granule, unsigned order, Contents contents) POLDER_REQUIRES(mutex_);
-  // Splits an order-`from` run that is on no list down to order `to`, giving the upper halves back.
-  void split_locked(std::uint32_t granule, unsigned from, unsigned to, Contents contents) POLDER_REQUIRES(mutex_);
+  void release_range_locked(std::uint64_t first, std::uint64_t end, Contents contents) POLDER_REQUIRES(mutex_);
+  void set_allocated_locked(std::uint32_t granule, std::uint64_t length) POLDER_REQUIRES(mutex_);
+  Node& require_allocated_locked(GranuleId first, GranuleCount granules) const POLDER_REQUIRES(mutex_);
+  std::uint32_t free_run_of_locked(std::uint32_t granule) const POLDER_REQUIRES(mutex_);
+  bool is_free_locked(std::uint64_t first, std::uint64_t end) const POLDER_REQUIRES(mutex_);
   bool advance_frontier_locked() POLDER_REQUIRES(mutex_);
   bool coalesce_mixed_locked() POLDER_REQUIRES(mutex_);
-  std::optional<Taken> take_order_locked(unsigned order, unsigned alignment_order) POLDER_REQUIRES(mutex_);
-  std::optional<Taken> take_listed_locked(unsigned order, unsigned alignment_order) POLDER_REQUIRES(mutex_);
-  std::optional<Taken> take_blocks_locked(std::uint64_t blocks, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_order_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_listed_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_blocks_locked(std::uint64_t blocks, std::uint64_t alignment, std::uint64_t length)
+      POLDER_REQUIRES(mutex_);
   void verify_lists_locked() const POLDER_REQUIRES(mutex_);
 
   mutable os::Mutex mutex_{LockRank::buddy};

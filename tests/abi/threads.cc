@@ -90,7 +90,7 @@ void generation(int number) {
 
 int main() {
   for (pthread_key_t& key : keys) pthread_key_create(&key, destroy_value);
-  constexpr int kGenerations = 60;
+  constexpr int kGenerations = 40;
   for (int number = 0; number < 10; ++number) generation(number);
   malloc_trim(0);
   const std::size_t early = mallinfo2().uordblks;

@@ -184,18 +184,22 @@ TEST_F(HeapTest, ReallocateKeepsContents) {
   heap_.expect_empty();
 }
 
-TEST_F(HeapTest, LargeRunsGrowWhereTheyAreWithinTheirAddressSpace) {
+TEST_F(HeapTest, LargeRunsGrowWhereTheyAreWhileThatIsFree) {
   ThreadCache* const none = ThreadCache::empty();
   void* const run = heap_->allocate(none, 5 * kMiB);  // in 8 MiB of address space
   fill(run, 5 * kMiB, 1);
   EXPECT_EQ(heap_->reallocate(none, run, 8 * kMiB), run);
   EXPECT_EQ(heap_.backing().provided(), 8 * kMiB / kPageSize);
+  EXPECT_EQ(heap_->reallocate(none, run, 9 * kMiB), run);
   EXPECT_TRUE(is_filled(run, 5 * kMiB, 1));
   heap_->verify();
-  void* const moved = heap_->reallocate(none, run, 8 * kMiB + 1);
+  void* const wall = heap_->allocate(none, 7 * kMiB);
+  EXPECT_EQ(wall, static_cast<char*>(run) + 16 * kMiB);
+  void* const moved = heap_->reallocate(none, run, 17 * kMiB);
   EXPECT_NE(moved, run);
   EXPECT_TRUE(is_filled(moved, 5 * kMiB, 1));
   heap_->free(none, moved);
+  heap_->free(none, wall);
   heap_.expect_empty();
 }
 
@@ -205,10 +209,10 @@ TEST_F(HeapTest, LargeRunsGiveUpTheirEnd) {
   fill(run, 30 * kMiB, 1);
   EXPECT_EQ(heap_->reallocate(none, run, 20 * kMiB), run);
   EXPECT_EQ(heap_.backing().provided(), 20 * kMiB / kPageSize);
+  EXPECT_LE(heap_.buddy().dirty().value, 16 * kMiB / kGranuleSize);
   heap_->verify();
-  EXPECT_EQ(heap_->reallocate(none, run, 2 * kMiB), run);
-  EXPECT_EQ(heap_.buddy().allocated().value, 32U);
-  EXPECT_EQ(heap_.backing().dirty(), 0U);
+  EXPECT_EQ(heap_->reallocate(none, run, 2 * kMiB + 5), run);
+  EXPECT_EQ(heap_.buddy().allocated().value, 33U);
   EXPECT_TRUE(is_filled(run, 2 * kMiB, 1));
   heap_->verify();
   heap_->free(none, run);
@@ -228,6 +232,7 @@ TEST_F(HeapTest, GivesNullWithoutMemoryAndLosesNothing) {
     }
     heap_->verify();
   }
+  heap_.backing().set_capacity(0);
   EXPECT_EQ(heap_->allocate_zeroed(cache, 64), nullptr);
   EXPECT_EQ(heap_->allocate_aligned(cache, 64, 64), nullptr);
   EXPECT_EQ(heap_->allocate_aligned(cache, 64, kMiB), nullptr);

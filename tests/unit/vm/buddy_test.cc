@@ -171,36 +171,57 @@ TEST(Buddy, AlignsBeyondTheHighestOrder) {
   buddy->verify();
 }
 
-TEST(Buddy, ShrinksWhereItIs) {
+TEST(Buddy, ShrinksExactly) {
   Instance buddy(8 * kBlock);
   const std::int64_t first = buddy.take(4 * kBlock - 7);
-  const auto shrink = [&](std::uint64_t from, std::uint64_t to) {
-    buddy->shrink({static_cast<std::uint32_t>(first)}, {from}, {to}, Contents::dirty);
+  std::uint64_t held = 4 * kBlock - 7;
+  for (const std::uint64_t to : {held, 3 * kBlock + 1, 2 * kBlock, kBlock, std::uint64_t{1000}, std::uint64_t{3}, std::uint64_t{1}}) {
+    buddy->shrink({static_cast<std::uint32_t>(first)}, {held}, {to}, Contents::dirty);
+    held = to;
     buddy->verify();
-    EXPECT_EQ(buddy->allocated(), Buddy::rounded({to}));
-  };
-  shrink(4 * kBlock - 7, 3 * kBlock + 1);  // nothing
-  shrink(3 * kBlock + 1, 2 * kBlock);
-  shrink(2 * kBlock, kBlock);
-  shrink(kBlock, 1000);
-  shrink(1000, 600);
-  shrink(600, 3);
-  shrink(3, 1);
-  EXPECT_EQ(buddy->dirty().value, 4 * kBlock - 1);
+    EXPECT_EQ(buddy->allocated().value, to);
+    EXPECT_EQ(buddy->dirty().value, 4 * kBlock - to);
+  }
   buddy.give(first, 1, Contents::dirty);
   EXPECT_EQ(buddy->dirty().value, 4 * kBlock);
   EXPECT_EQ(buddy->statistics().free_runs[Buddy::kMaxOrder], 4U);
 }
 
+TEST(Buddy, ExtendsIntoItsRoundingAndWhatIsFreeBehind) {
+  Instance buddy(4 * kBlock + 100);
+  const std::int64_t run = buddy.take(5);
+  const auto extend = [&](std::uint64_t from, std::uint64_t to) {
+    const bool extended = buddy->extend({static_cast<std::uint32_t>(run)}, {from}, {to});
+    buddy->verify();
+    return extended;
+  };
+  EXPECT_TRUE(extend(5, 8));
+  EXPECT_EQ(buddy->allocated().value, 8U);
+  EXPECT_TRUE(extend(8, 9));
+  EXPECT_EQ(buddy->allocated().value, 9U);
+  const std::int64_t wall = buddy.take(1, 1024);
+  EXPECT_EQ(wall, 1024);
+  EXPECT_FALSE(extend(9, 1025));
+  EXPECT_TRUE(extend(9, 1024));
+  buddy.give(wall, 1, Contents::dirty);
+  EXPECT_TRUE(extend(1024, 3 * kBlock + 77));  // beyond the frontier
+  EXPECT_FALSE(extend(3 * kBlock + 77, 4 * kBlock + 101));
+  EXPECT_TRUE(extend(3 * kBlock + 77, 4 * kBlock + 100));
+  EXPECT_EQ(buddy.take(1), -1);
+  buddy.give(run, 4 * kBlock + 100, Contents::clean);
+  buddy->verify();
+  EXPECT_EQ(buddy->statistics().free.value, 4 * kBlock + 100);
+}
+
 TEST(BuddyDeathTest, AssertsThatWhatIsFreedWasTaken) {
   Instance buddy(1024);
   const std::int64_t run = buddy.take(8);
-  EXPECT_DEATH(buddy.give(run, 4, Contents::clean), "freed run is not allocated with that size");
-  EXPECT_DEATH(buddy.give(run + 4, 4, Contents::clean), "freed run is not allocated with that size");
-  EXPECT_DEATH(buddy.give(900, 1, Contents::clean), "freed run is not allocated with that size");
-  EXPECT_DEATH(buddy.give(2000, 1, Contents::clean), "freed run was never handed out");
+  EXPECT_DEATH(buddy.give(run, 4, Contents::clean), "run is not allocated with that size");
+  EXPECT_DEATH(buddy.give(run + 4, 4, Contents::clean), "run is not allocated with that size");
+  EXPECT_DEATH(buddy.give(900, 1, Contents::clean), "run is not allocated with that size");
+  EXPECT_DEATH(buddy.give(2000, 1, Contents::clean), "run was never handed out");
   buddy.give(run, 7, Contents::clean);
-  EXPECT_DEATH(buddy.give(run, 8, Contents::clean), "freed run is not allocated with that size");
+  EXPECT_DEATH(buddy.give(run, 8, Contents::clean), "run is not allocated with that size");
 }
 
 // --- against a model --------------------------------------------------------------------------------------------------
@@ -268,6 +289,7 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
   struct Live {
     std::uint64_t first;
     std::uint64_t granules;
+    std::uint64_t length;  // with what rounding took
   };
   std::vector<Live> live;
   std::mt19937_64 random(shape.granules);
@@ -290,23 +312,33 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
       ASSERT_TRUE(model.is_free(taken->first.value, length));
       ASSERT_TRUE(taken->dirty || !model.is_dirty(taken->first.value, length));
       model.take(taken->first.value, length);
-      live.push_back({taken->first.value, granules});
+      live.push_back({taken->first.value, granules, length});
     } else if (action < 90 && !live.empty()) {
       std::swap(live[random() % live.size()], live.back());
       const Live gone = live.back();
       live.pop_back();
       const Contents as = contents();
       buddy->free({static_cast<std::uint32_t>(gone.first)}, {gone.granules}, as);
-      model.give(gone.first, Buddy::rounded({gone.granules}).value, as);
+      model.give(gone.first, gone.length, as);
     } else if (action < 95 && !live.empty()) {
       Live& shrunk = live[random() % live.size()];
       const std::uint64_t to = 1 + random() % shrunk.granules;
       const Contents as = contents();
       buddy->shrink({static_cast<std::uint32_t>(shrunk.first)}, {shrunk.granules}, {to}, as);
-      const std::uint64_t before = Buddy::rounded({shrunk.granules}).value;
-      const std::uint64_t after = Buddy::rounded({to}).value;
-      model.give(shrunk.first + after, before - after, as);
-      shrunk.granules = to;
+      model.give(shrunk.first + to, shrunk.length - to, as);
+      shrunk.granules = shrunk.length = to;
+    } else if (action < 98 && !live.empty()) {
+      Live& grown = live[random() % live.size()];
+      const std::uint64_t to = grown.granules + random() % (1 + random() % shape.largest);
+      const std::uint64_t end = grown.first + to;
+      const bool expected = to <= grown.length || (end <= shape.granules &&
+                                                   model.is_free(grown.first + grown.length, to - grown.length));
+      ASSERT_EQ(buddy->extend({static_cast<std::uint32_t>(grown.first)}, {grown.granules}, {to}), expected);
+      if (!expected) continue;
+      grown.granules = to;
+      if (to <= grown.length) continue;
+      model.take(grown.first + grown.length, to - grown.length);
+      grown.length = to;
     } else if (const std::optional<Buddy::DirtyRun> dirty = buddy->isolate_dirty()) {
       ASSERT_TRUE(model.is_free(dirty->first.value, dirty->granules.value));
       buddy->free(dirty->first, dirty->granules, Contents::clean);

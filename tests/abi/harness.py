@@ -1,0 +1,59 @@
+"""What the scripts of this folder share: running programs with and without the library, and counting what went wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+
+BUILD = os.environ["POLDER_BUILD_DIR"]
+LIBRARY = os.environ["POLDER_LIB"]
+SOURCE = os.environ["POLDER_SOURCE_DIR"]
+PROGRAMS = os.path.join(BUILD, "tests", "abi")
+
+# Every test of behaviour runs under each: no limit, and one that evicts.
+CONFIGURATIONS = ["", "memory:64M"]
+
+failures = 0
+
+
+def program(name):
+    return os.path.join(PROGRAMS, name)
+
+
+def environment(configuration=None, preload=True, **extra):
+    variables = {key: value for key, value in os.environ.items() if key not in ("POLDER_CONF", "LD_PRELOAD")}
+    if preload:
+        variables["LD_PRELOAD"] = LIBRARY
+    if configuration is not None:
+        variables["POLDER_CONF"] = configuration
+    variables.update(extra)
+    return variables
+
+
+def run(command, configuration=None, preload=True, timeout=120, **extra):
+    return subprocess.run(command, env=environment(configuration, preload, **extra), stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=timeout, text=True,
+                          errors="replace")
+
+
+def describe(result):
+    status = result.returncode
+    if status < 0:
+        return "signal " + signal.Signals(-status).name
+    return f"status {status}"
+
+
+def check(condition, what, detail=""):
+    global failures
+    if condition:
+        return
+    failures += 1
+    print(f"FAILED: {what}")
+    for line in str(detail).splitlines()[:30]:
+        print("    " + line)
+
+
+def finish():
+    if failures:
+        print(f"{failures} failed")
+    sys.exit(1 if failures else 0)

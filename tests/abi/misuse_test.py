@@ -1,0 +1,35 @@
+"""Each misuse of the heap ends the program with SIGABRT and one line that names it."""
+
+import re
+import signal
+
+from harness import CONFIGURATIONS, check, describe, finish, program, run
+
+FOREIGN = r"polder: {} of 0x[0-9a-f]+, which this allocator did not hand out"
+INSIDE = r"polder: {} of 0x[0-9a-f]+, which is not the start of an allocation"
+DOUBLE = r"polder: double free of 0x[0-9a-f]+"
+NOT_IN_USE = f"({INSIDE})|({FOREIGN})|({DOUBLE})"
+
+EXPECTED = {
+    "free_on_stack": FOREIGN.format("free"),
+    "free_data": FOREIGN.format("free"),
+    "realloc_data": FOREIGN.format("realloc"),
+    "usable_data": FOREIGN.format("malloc_usable_size"),
+    "free_wild": FOREIGN.format("free"),
+    "double_free_small": DOUBLE,
+    "double_free_later": DOUBLE,
+    "double_free_large": NOT_IN_USE.format("free", "free"),
+    "free_inside_small": INSIDE.format("free"),
+    "free_inside_large": INSIDE.format("free"),
+    "free_unaligned": INSIDE.format("free"),
+    "realloc_inside": INSIDE.format("realloc"),
+    "realloc_freed": NOT_IN_USE.format("realloc", "realloc"),
+}
+
+for configuration in CONFIGURATIONS:
+    for name, pattern in EXPECTED.items():
+        result = run([program("misuse"), name], configuration)
+        detail = describe(result) + "\n" + result.stdout + result.stderr
+        check(result.returncode == -signal.SIGABRT, f"{name} [{configuration}] aborts", detail)
+        check(re.fullmatch(pattern + "\n", result.stderr), f"{name} [{configuration}] says so in one line", detail)
+finish()
