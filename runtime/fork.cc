@@ -38,29 +38,30 @@ void make_streams_resident() {
   }
 }
 
+}  // namespace
+
 // glibc takes the list lock too, but after the prepare handlers: in that order a thread that flushes all streams and
-// allocates would wait for us while we wait for it. The lock is recursive.
-void prepare() {
+// allocates would wait for us while we wait for it. The lock is recursive. The first round over the streams may wait for
+// memory to be evicted; the second, which may not, then finds next to nothing missing.
+void before_fork() {
   _IO_list_lock();
-  make_streams_resident();  // most of them while room can still be made
+  make_streams_resident();
   running_manager().fork_prepare();
   make_streams_resident();
 }
 
-void parent() {
+void after_fork_in_parent() {
   running_manager().fork_parent();
   _IO_list_unlock();
 }
 
-void child() {
+void after_fork_in_child() {
   running_manager().fork_child();
   _IO_list_resetlock();
 }
 
-}  // namespace
-
 void install_fork_handlers() {
-  [[maybe_unused]] const int error = __register_atfork(prepare, parent, child, nullptr);
+  [[maybe_unused]] const int error = __register_atfork(before_fork, after_fork_in_parent, after_fork_in_child, nullptr);
   POLDER_CHECK(error == 0, "no room for fork handlers", error);
 }
 

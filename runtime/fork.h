@@ -13,4 +13,9 @@ namespace polder::runtime {
 // Called once, when the manager starts.
 void install_fork_handlers();
 
+// The handlers, for ways of making a process that do not call them. Precondition: the manager runs.
+void before_fork();
+void after_fork_in_parent();
+void after_fork_in_child();
+
 }  // namespace polder::runtime

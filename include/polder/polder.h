@@ -34,11 +34,9 @@ const char* polder_version(void) POLDER_NOEXCEPT;
  * replaces the limit that the process was started with.
  *
  * Returns 0, or an error number (errno keeps its value):
- *   EINVAL     below the minimum of 8 MiB
- *   ETIMEDOUT  the new limit is in force, but after several seconds more than that is still resident: too much of it is
- *              locked, or the swap file is full or too slow
- *   another    the pager could not be started, for instance EPERM without permission for userfaultfd(2); the old limit
- *              stays in force
+ *   EINVAL     below the minimum of 8 MiB, or less than the heap needs for its own state by now; nothing changed
+ *   ETIMEDOUT  the new limit is in force, but more than that is still resident: what is left is locked, the swap file is
+ *              full or too slow, or the machine does not allow paging. Allocations fail until it fits
  */
 int polder_set_memory_limit(size_t bytes) POLDER_NOEXCEPT;
 

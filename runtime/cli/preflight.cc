@@ -96,7 +96,7 @@ std::string find_command(const std::string& name) {
   const char* const path = std::getenv("PATH");
   bool unusable = false;
   for (const absl::string_view directory : absl::StrSplit(path == nullptr ? "/bin:/usr/bin" : path, ':')) {
-    const std::string candidate = directory.empty() ? absl::StrCat("./", name) : absl::StrCat(directory, "/", name);
+    std::string candidate = directory.empty() ? absl::StrCat("./", name) : absl::StrCat(directory, "/", name);
     switch (judge(candidate)) {
       case Candidate::runnable:
         return candidate;

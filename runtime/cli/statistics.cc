@@ -172,10 +172,10 @@ SegmentFile::~SegmentFile() {
 }
 
 int ResidentSampler::sample(pid_t process) {
-  constexpr int kInterval_ms = 100;
+  constexpr int kIntervalMs = 100;
   constexpr int kCostFactor = 50;
   constexpr int kRepeats = 4;
-  interval_ms_ = std::min(kInterval_ms, interval_ms_ * 2);
+  interval_ms_ = std::min(kIntervalMs, interval_ms_ * 2);
 
   const Range range = reserved_range(segment_);
   if (range.begin == 0 || range.end <= range.begin) return interval_ms_;

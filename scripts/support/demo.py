@@ -230,12 +230,9 @@ def judge_peak(side):
         return ["polder: the kernel's figures could not be read"]
     print(f"polder: resident in the library's address range by /proc/PID/smaps, {watch['samples']} samples at "
           f"{watch['rate_hz']:.0f} Hz: at most {report.mebibytes(watch['peak'])}; "
-          f"{watch['exact_samples']} of the process stopped: at most {report.mebibytes(watch['exact_peak'])}")
-    if watch["peak"] > side.limit and watch["exact_above"] == 0 and watch["continuous_above"] == 0:
-        print("        (a walk over a running process counts a page twice that moves meanwhile; stopped, and by the "
-              "kernel's own high-water mark, it never was above)")
-        side.peak = watch["exact_peak"]
-    if watch["exact_above"] or watch["continuous_above"]:
+          f"{watch['exact_samples']} of the process stopped: at most {report.mebibytes(watch['exact_peak'])}; between "
+          f"samples, by the kernel's high-water mark: at most {report.mebibytes(watch['continuous_peak'])}")
+    if watch["above"] or watch["exact_above"] or watch["continuous_above"]:
         return [f"polder: resident memory was above the limit: {watch}"]
     if watch["rate_hz"] < 20:
         return [f"polder: only {watch['rate_hz']:.1f} samples a second: the peak is not proved"]

@@ -108,7 +108,8 @@ Slab* Central::give(void* const* objects, unsigned count, unsigned spares) {
       }
       if (index / 64 != word) {
         if (const std::uint64_t already = slab->give(word, bits); already != 0) {
-          report_double_free(base + (word * 64 + static_cast<unsigned>(std::countr_zero(already))) * std::size_t{info.size});
+          report_double_free(base +
+                             (word * 64 + static_cast<unsigned>(std::countr_zero(already))) * std::size_t{info.size});
         }
         word = index / 64;
         bits = 0;
@@ -118,7 +119,8 @@ Slab* Central::give(void* const* objects, unsigned count, unsigned spares) {
       bits |= bit;
     }
     if (const std::uint64_t already = slab->give(word, bits); already != 0) {
-      report_double_free(base + (word * 64 + static_cast<unsigned>(std::countr_zero(already))) * std::size_t{info.size});
+      report_double_free(base +
+                         (word * 64 + static_cast<unsigned>(std::countr_zero(already))) * std::size_t{info.size});
     }
     relist_locked(slab);
   }

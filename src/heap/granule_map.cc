@@ -49,8 +49,8 @@ bool GranuleMap::ensure(GranuleId end) {
   if (end.value <= ensured_.load(std::memory_order_acquire)) return true;
   const os::MutexLock lock(mutex_);
   if (end.value <= ensured_.load(std::memory_order_relaxed)) return true;
-  const std::uint64_t wanted = std::min<std::uint64_t>((end.value + kEnsureStep - 1) / kEnsureStep * kEnsureStep,
-                                                       detail_array_.count());
+  const std::uint64_t wanted =
+      std::min<std::uint64_t>((end.value + kEnsureStep - 1) / kEnsureStep * kEnsureStep, detail_array_.count());
   if (!detail_array_.ensure(wanted).ok()) return false;
   ensured_.store(static_cast<std::uint32_t>(wanted), std::memory_order_release);
   return true;

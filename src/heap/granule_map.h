@@ -56,9 +56,7 @@ class GranuleMap {
     return kinds_[offset >> kGranuleShift].load(std::memory_order_relaxed);
   }
   GranuleKind kind(GranuleId granule) const { return kinds_[granule.value].load(std::memory_order_relaxed); }
-  void set_kind(GranuleId granule, GranuleKind kind) {
-    kinds_[granule.value].store(kind, std::memory_order_relaxed);
-  }
+  void set_kind(GranuleId granule, GranuleKind kind) { kinds_[granule.value].store(kind, std::memory_order_relaxed); }
   void set_kinds(GranuleId first, GranuleCount count, GranuleKind kind);
 
   GranuleId granule(const void* pointer) const {

@@ -183,8 +183,8 @@ ThreadCache* Heap::create_cache() {
   ThreadCache* const cache = ThreadCache::create(pool_);
   if (cache == nullptr) return nullptr;
   const os::MutexLock lock(caches_mutex_);
-  cache->next = caches_;
-  if (caches_ != nullptr) caches_->previous = cache;
+  cache->next_ = caches_;
+  if (caches_ != nullptr) caches_->previous_ = cache;
   caches_ = cache;
   ++cache_count_;
   return cache;
@@ -195,13 +195,13 @@ void Heap::destroy_cache(ThreadCache* cache) {
   flush_all(*cache);
   {
     const os::MutexLock lock(caches_mutex_);
-    if (cache->previous != nullptr) {
-      cache->previous->next = cache->next;
+    if (cache->previous_ != nullptr) {
+      cache->previous_->next_ = cache->next_;
     } else {
       POLDER_CHECK(caches_ == cache, "thread cache is not on the list", cache);
-      caches_ = cache->next;
+      caches_ = cache->next_;
     }
-    if (cache->next != nullptr) cache->next->previous = cache->previous;
+    if (cache->next_ != nullptr) cache->next_->previous_ = cache->previous_;
     --cache_count_;
   }
   cache->destroy(pool_);

@@ -59,7 +59,8 @@ class Heap {
   // At least `size` bytes, aligned to 16; an object also for size 0. Null without memory. May wait for reclaim.
   void* allocate(ThreadCache* cache, std::size_t size) {
     if (size <= kLargestSmall) [[likely]] {
-      if (void* const object = cache->try_allocate(size_class_for(size)); object != nullptr) [[likely]] return object;
+      if (void* const object = cache->try_allocate(size_class_for(size)); object != nullptr) [[likely]]
+        return object;
     }
     return allocate_slow(cache, size);
   }
@@ -73,7 +74,8 @@ class Heap {
   // Precondition: inside the arena. Ends the program with a report if it is not an object in use, as far as that can
   // be told: at once for addresses that are no object, for objects freed twice at the latest when they are flushed.
   void free(ThreadCache* cache, void* pointer) {
-    if (cache->try_free(map_.kind(pointer), pointer)) [[likely]] return;
+    if (cache->try_free(map_.kind(pointer), pointer)) [[likely]]
+      return;
     free_slow(cache, pointer);
   }
 
@@ -129,7 +131,8 @@ class Heap {
   void free_slow(ThreadCache* cache, void* pointer);
   void* allocate_small_slow(ThreadCache* cache, SizeClass size_class);
   void* allocate_small(ThreadCache* cache, SizeClass size_class) {
-    if (void* const object = cache->try_allocate(size_class); object != nullptr) [[likely]] return object;
+    if (void* const object = cache->try_allocate(size_class); object != nullptr) [[likely]]
+      return object;
     return allocate_small_slow(cache, size_class);
   }
 

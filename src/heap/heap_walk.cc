@@ -63,8 +63,8 @@ void Heap::verify() const {
   for (const Central& central : centrals_) central.verify_locked();
   verify_map_locked();
   std::uint64_t caches = 0;
-  for (const ThreadCache* cache = caches_; cache != nullptr; cache = cache->next) {
-    POLDER_CHECK(cache->next == nullptr || cache->next->previous == cache, "list of caches is torn", cache);
+  for (const ThreadCache* cache = caches_; cache != nullptr; cache = cache->next_) {
+    POLDER_CHECK(cache->next_ == nullptr || cache->next_->previous_ == cache, "list of caches is torn", cache);
     ++caches;
   }
   POLDER_CHECK(caches == cache_count_, "count of caches is wrong", caches, cache_count_);

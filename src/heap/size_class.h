@@ -27,12 +27,12 @@ struct SizeClass {
 };
 
 struct SizeClassInfo {
-  std::uint32_t size = 0;       // bytes of an object
-  std::uint32_t granules = 0;   // address space of a slab
-  std::uint32_t pages = 0;      // what its objects cover: handed out and charged, the rest is not
-  std::uint32_t capacity = 0;   // objects of a slab
-  std::uint32_t magazine = 0;   // most objects of the class that one thread keeps
-  std::uint64_t reciprocal = 0; // ceil(2^40 / size)
+  std::uint32_t size = 0;        // bytes of an object
+  std::uint32_t granules = 0;    // address space of a slab
+  std::uint32_t pages = 0;       // what its objects cover: handed out and charged, the rest is not
+  std::uint32_t capacity = 0;    // objects of a slab
+  std::uint32_t magazine = 0;    // most objects of the class that one thread keeps
+  std::uint64_t reciprocal = 0;  // ceil(2^40 / size)
 };
 
 namespace internal {

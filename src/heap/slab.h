@@ -20,13 +20,13 @@ namespace polder {
 struct alignas(8) Slab {
   Slab* next;
   Slab* previous;
-  GranuleId first;           // immutable
-  std::uint16_t capacity;    // immutable
-  std::uint16_t free;        // objects in the bitmap
-  SizeClass size_class;      // immutable
-  std::uint8_t word_count;   // immutable
-  std::uint8_t first_word;   // where to look for a free object first
-  std::uint8_t list;         // the central's list it is on
+  GranuleId first;          // immutable
+  std::uint16_t capacity;   // immutable
+  std::uint16_t free;       // objects in the bitmap
+  SizeClass size_class;     // immutable
+  std::uint8_t word_count;  // immutable
+  std::uint8_t first_word;  // where to look for a free object first
+  std::uint8_t list;        // the central's list it is on
 
   static constexpr std::uint8_t kNoList = 255;
 

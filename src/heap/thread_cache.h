@@ -35,7 +35,8 @@ class alignas(64) ThreadCache {
   void* try_allocate(SizeClass size_class) {
     Magazine& magazine = magazines_[size_class.index];
     void* const object = *magazine.top;
-    if (object != nullptr) [[likely]] --magazine.top;
+    if (object != nullptr) [[likely]]
+      --magazine.top;
     return object;
   }
 
@@ -44,9 +45,11 @@ class alignas(64) ThreadCache {
   bool try_free(GranuleKind kind, void* pointer) {
     Magazine& magazine = magazines_[static_cast<unsigned>(kind)];
     void** const top = magazine.top;
-    if (top == magazine.limit || *top == pointer) [[unlikely]] return false;
+    if (top == magazine.limit || *top == pointer) [[unlikely]]
+      return false;
     const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(pointer) & magazine.offset_mask;
-    if (offset * magazine.start_test >= magazine.start_test) [[unlikely]] return false;
+    if (offset * magazine.start_test >= magazine.start_test) [[unlikely]]
+      return false;
 #if defined(POLDER_VERIFY_BUILD)
     if (contains(kind, pointer)) return false;
 #endif
@@ -75,11 +78,8 @@ class alignas(64) ThreadCache {
   // Whether the pointer is in the magazine.
   bool contains(GranuleKind kind, const void* pointer) const;
 
-  // Heap's list of caches; guarded by its caches mutex.
-  ThreadCache* next = nullptr;
-  ThreadCache* previous = nullptr;
-
  private:
+  friend class Heap;  // for the list of caches
 
   struct Magazine {
     void** top = nullptr;
@@ -92,13 +92,13 @@ class alignas(64) ThreadCache {
 
   constexpr ThreadCache();
 
-  void** base(SizeClass size_class) const {
-    return magazines_[size_class.index].limit - capacity_[size_class.index];
-  }
+  void** base(SizeClass size_class) const { return magazines_[size_class.index].limit - capacity_[size_class.index]; }
   static const ThreadCache kEmpty;
 
-  Magazine magazines_[kGranuleKindCount] = {};
+  Magazine magazines_[kGranuleKindCount] = {};      // first: two to a cache line
   std::uint16_t capacity_[kGranuleKindCount] = {};  // objects between base and limit
+  ThreadCache* next_ = nullptr;                     // Heap's list, guarded by its caches mutex
+  ThreadCache* previous_ = nullptr;
 };
 
 }  // namespace polder

@@ -5,8 +5,8 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #include <sys/vfs.h>
+#include <unistd.h>
 
 #include "base/check.h"
 #include "base/units.h"

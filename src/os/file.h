@@ -49,12 +49,13 @@ void drain_event(int fd);
 // that fds[i] is readable. At most 8 descriptors; EINTR counts as a timeout.
 unsigned poll_readable(const int* fds, unsigned count, int timeout_ms);
 
-// Gives the calling THREAD a descriptor table of its own in which only `keep` (sorted ascending) is open. The rest of
-// the process neither notices nor can close what this thread opens afterwards.
+// Gives the calling THREAD a descriptor table of its own in which only `keep` (sorted ascending) is open; of 0 to 2, what
+// is not kept is taken by handles that refuse every read and write. The rest of the process neither notices nor can
+// close what this thread opens afterwards.
 Errno take_private_descriptor_table(const int* keep, unsigned count);
 
 // Opens in the calling thread's table what thread `thread` of this process has open as `fd`: pidfd_getfd where the
-// kernel has PIDFD_THREAD, else through /proc/self/task. Close-on-exec.
+// kernel has PIDFD_THREAD, else through /proc/self/task. Close-on-exec, and never one of 0 to 2. EBADF: not open there.
 Result<int> copy_descriptor_from_thread(std::uint32_t thread, int fd);
 
 }  // namespace polder::os

@@ -13,7 +13,8 @@ constexpr unsigned kGreatestDepth = 4096;
 
 template <typename Engine>
 Result<IoEngine*> build(IoEngineStorage& storage, unsigned depth) {
-  static_assert(sizeof(Engine) <= kIoEngineSize && alignof(Engine) <= alignof(IoEngineStorage));
+  static_assert(sizeof(Engine) <= kIoEngineSize);
+  static_assert(alignof(Engine) <= alignof(IoEngineStorage));
   auto* const engine = new (storage.bytes) Engine;
   const Errno error = engine->init(depth);
   if (error.ok()) return success<IoEngine*>(engine);

@@ -22,6 +22,9 @@ Errno IoUringEngine::init(unsigned depth) {
   const ErrnoGuard guard;
   const Errno error = table_.init(depth);
   if (!error.ok()) return error;
+  // No set-up flags. Measured (O_DIRECT 4 KiB random reads, 2 vCPU, others at work): 39 µs at depth 1, 48 k/s at depth
+  // 32, 3.5 µs of CPU each; COOP_TASKRUN and SINGLE_ISSUER change nothing beyond the noise, nor does waiting inside
+  // io_uring_enter. DEFER_TASKRUN must not be used: it never wakes a poll of the ring's descriptor.
   const int result = io_uring_queue_init(depth, &ring_, 0);
   if (result < 0) return Errno(-result);
   open_ = true;

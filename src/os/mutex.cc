@@ -16,7 +16,8 @@ constexpr std::uint32_t kFree = 0;
 constexpr std::uint32_t kHeld = 1;
 constexpr std::uint32_t kContended = 2;
 
-// Looks at a held lock before sleeping on it.
+// Looks at a held lock before sleeping on it, together about as long as a futex call and its wake-up take. Measured with
+// more threads than cpus, 0, 40, 100 and 400 looks differ by less than the noise (70 ns per lock and unlock).
 constexpr int kSpins = 100;
 
 #if !defined(NDEBUG) || defined(POLDER_VERIFY_BUILD)

@@ -22,10 +22,12 @@
 #include "os/syscall.h"
 
 // Where glibc keeps the calling thread's registered rseq area: exported since 2.35, absent before and elsewhere.
+// NOLINTBEGIN(readability-identifier-naming)
 extern "C" {
 [[gnu::weak]] extern const std::ptrdiff_t __rseq_offset;
 [[gnu::weak]] extern const unsigned int __rseq_size;
 }
+// NOLINTEND(readability-identifier-naming)
 
 namespace polder::os {
 namespace {
@@ -113,6 +115,7 @@ Errno start_service_thread(void (*body)(void*), void* argument, const char* name
     const Result<char*> memory = map_private(kPageSize + size);
     if (!memory.ok()) return Errno(EAGAIN);
     char* const stack = memory.value + kPageSize;
+    advise_huge_pages(stack, size, HugePages::never);  // a stack that merged with its neighbours is not worth 2 MiB
     Errno error = as_errno(system_call(SYS_mprotect, memory.value, kPageSize, PROT_NONE));  // the guard page
     if (error.ok()) {
       auto* const start = reinterpret_cast<ThreadStart*>(stack + size - sizeof(ThreadStart));

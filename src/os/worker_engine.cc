@@ -10,7 +10,9 @@
 namespace polder::os {
 namespace {
 
-constexpr unsigned kWorkers = 4;
+// Measured (2 vCPU busy with other work, O_DIRECT 4 KiB random reads, 4 / 8 workers): 55 / 53 µs at depth 1, 15 / 25 k/s
+// at depth 32; io_uring in the same conditions 40 µs and 47 k/s.
+constexpr unsigned kWorkers = 8;
 constexpr std::size_t kStackSize = std::size_t{64} << 10;
 
 void transfer(IoOperation& operation) {
@@ -62,8 +64,10 @@ void WorkerEngine::work() {
       mutex_.unlock();
       transfer(table_[index]);
       mutex_.lock();
-      if (finished_.empty()) signal_event(event_);
       table_.append(finished_, index);
+      mutex_.unlock();
+      if (!signalled_.exchange(true, std::memory_order_acq_rel)) signal_event(event_);
+      mutex_.lock();
       continue;
     }
     if (stopping_) break;
@@ -104,14 +108,23 @@ void WorkerEngine::submit() {
 }
 
 unsigned WorkerEngine::reap(IoCompletion* completions, unsigned capacity) {
-  unsigned count = 0;
-  const MutexLock lock(mutex_);
-  while (count < capacity && !finished_.empty()) {
-    const std::uint32_t index = table_.remove_first(finished_);
-    completions[count++] = {table_[index].tag, table_[index].error};
-    table_.give_back(index);
+  // The signal is taken back before the list is looked at: whoever finds it still set has appended before that look.
+  if (signalled_.load(std::memory_order_relaxed)) {
+    drain_event(event_);
+    signalled_.exchange(false, std::memory_order_acq_rel);
   }
-  if (count != 0 && finished_.empty()) drain_event(event_);
+  unsigned count = 0;
+  bool left_over;
+  {
+    const MutexLock lock(mutex_);
+    while (count < capacity && !finished_.empty()) {
+      const std::uint32_t index = table_.remove_first(finished_);
+      completions[count++] = {table_[index].tag, table_[index].error};
+      table_.give_back(index);
+    }
+    left_over = !finished_.empty();
+  }
+  if (left_over && !signalled_.exchange(true, std::memory_order_acq_rel)) signal_event(event_);
   return count;
 }
 

@@ -40,7 +40,7 @@ class WorkerEngine final : public IoEngine {
   void work();
 
   IoTable table_;   // entries belong to the list, or the worker, that holds them; take and give_back are the owner's
-  int event_ = -1;  // immutable after init; readable while finished_ is not empty
+  int event_ = -1;  // immutable after init; readable soon after signalled_ was set
   IoList queued_;   // the owner's
   unsigned queued_count_ = 0;
 
@@ -49,6 +49,8 @@ class WorkerEngine final : public IoEngine {
   IoList finished_ POLDER_GUARDED_BY(mutex_);
   unsigned idle_ POLDER_GUARDED_BY(mutex_) = 0;
   bool stopping_ POLDER_GUARDED_BY(mutex_) = false;
+  // Atomic: set by who makes event_ readable, cleared by who drains it. Whoever finds it clear after an append signals.
+  std::atomic<bool> signalled_{false};
   // Atomic: the futexes that workers sleep on while they have nothing to do, and the destructor while they are alive.
   std::atomic<std::uint32_t> submissions_{0};
   std::atomic<std::uint32_t> alive_{0};

@@ -40,6 +40,9 @@ PageCount Evictor::stage_victims_locked() {
 }
 
 PageCount Evictor::evict_granule_locked(GranuleId granule, Cluster& cluster) {
+  // With swap full only pages that have a stored copy may be able to leave. Now and then all are tried: same-filled pages
+  // need no slot, and slots come free.
+  const bool only_copies = parts_.store.full() && ++full_rounds_ % 16 != 0;
   parts_.gate.close(granule);
   const PageId base = first_page(granule);
   std::uint32_t claimed = 0;   // ours: evicting
@@ -47,7 +50,7 @@ PageCount Evictor::evict_granule_locked(GranuleId granule, Cluster& cluster) {
   for (std::uint32_t i = 0; i < kPagesPerGranule; ++i) {
     const PageId page{base.value + i};
     PageWord word = parts_.table.load(page);
-    while (word.state() == PageState::resident) {
+    while (word.state() == PageState::resident && (word.retained() || !only_copies)) {
       if (parts_.table.transition(page, word, word.with_state(PageState::evicting))) {
         claimed |= bit(i);
         break;
@@ -185,7 +188,9 @@ bool Evictor::start_writes(Cluster& cluster, os::IoEngine& engine) {
   unsigned extents = 0;
   cluster.failed.store(0, std::memory_order_relaxed);
   while (wanted != 0 && extents < kMaxExtents) {
-    const SlotRun slots = parts_.store.allocate_slots(wanted);
+    SlotRun slots = parts_.store.allocate_slots(wanted);
+    // A full swap file still has the slots of outdated copies of the very pages that are to be written.
+    if (slots.count == 0 && give_up_outdated_copies(cluster)) slots = parts_.store.allocate_slots(wanted);
     if (slots.count == 0) break;
     const unsigned first_vector = vector_count;
     std::uint32_t last_position = Cluster::kPositions;
@@ -216,6 +221,22 @@ bool Evictor::start_writes(Cluster& cluster, os::IoEngine& engine) {
   cluster.state = ClusterState::writing;
   writing_.fetch_add(1, std::memory_order_relaxed);
   return true;
+}
+
+bool Evictor::give_up_outdated_copies(Cluster& cluster) {
+  bool any = false;
+  for (std::uint32_t i = 0; i < cluster.count; ++i) {
+    const StagedPage& staged = cluster.pages[i];
+    if (staged.outcome != Outcome::written) continue;
+    PageWord word = parts_.table.load(staged.page);
+    const bool ours = word.state() == PageState::staged &&
+                      word.staging_page() == parts_.staging.number_of(cluster, staged.position);
+    if (!ours || !word.retained()) continue;
+    if (!parts_.table.transition(staged.page, word, word.without_retained())) continue;
+    parts_.store.release(Location::from_bits(word.location()));
+    any = true;
+  }
+  return any;
 }
 
 void Evictor::write_completed(const os::IoCompletion& completion) {
@@ -263,6 +284,8 @@ PageCount Evictor::retire(Cluster& cluster) {
   for (std::uint32_t i = 0; i < cluster.count; ++i) {
     StagedPage& staged = cluster.pages[i];
     if (!settle(staged, cluster)) {
+      // What could not be stored goes back to where it came from, and must not clog the staging area.
+      if (staged.outcome == Outcome::kept && put_back(staged, cluster)) continue;
       staged.outcome = Outcome::undecided;
       cluster.pages[kept++] = staged;
       continue;
@@ -278,11 +301,11 @@ PageCount Evictor::retire(Cluster& cluster) {
   }
   cluster.count = kept;
   Errno error;
-  if (kept == 0) {
+  if (kept == 0 && range_count != 0) {
     // One call over the whole cluster, holes included, costs one TLB shootdown.
     error = os::discard(parts_.staging.address(parts_.staging.number_of(cluster, 0)),
                         std::size_t{cluster.windows} * kGranuleSize);
-  } else if (range_count != 0) {
+  } else if (kept != 0 && range_count != 0) {
     error = os::discard_all(ranges, range_count);
   }
   POLDER_CHECK(error.ok(), "staging pages can be discarded", error.code());
@@ -346,6 +369,26 @@ bool Evictor::settle(StagedPage& staged, const Cluster& cluster) {
         return false;
     }
   }
+}
+
+bool Evictor::put_back(const StagedPage& staged, const Cluster& cluster) {
+  const std::uint32_t number = parts_.staging.number_of(cluster, staged.position);
+  PageWord word = parts_.table.load(staged.page);
+  if (word.state() != PageState::staged || word.staging_page() != number) return false;
+  const PageWord filling = word.with_state(PageState::filling).with_source(PageState::staged);
+  if (!parts_.table.transition(staged.page, word, filling)) return false;
+  const os::Progress progress = parts_.uffd.move(parts_.arena.address(staged.page), parts_.staging.address(number),
+                                                 kPageSize, os::Userfaultfd::Wake::yes);
+  const PageState next = progress.done == kPageSize ? PageState::resident : PageState::staged;
+  word = parts_.table.load(staged.page);
+  PageWord settled;
+  do {
+    settled = next == PageState::staged ? word.with_state(next) : PageWord::of(next);
+    if (next == PageState::resident && word.retained()) settled = settled.with_retained(word.location());
+  } while (!parts_.table.transition(staged.page, word, settled));
+  if (next == PageState::staged) return false;
+  parts_.policy.arrived(granule_of(staged.page), Arrival::refused);
+  return true;
 }
 
 bool Evictor::take_back_by_move_locked(PageId page, std::uint32_t staging_page) {

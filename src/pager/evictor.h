@@ -34,7 +34,7 @@ class Evictor {
     none,     // no staged cluster, or `engine` has no room for its writes
     retired,  // nothing had to be written: its pages are free already
     writing,  // on its way; retire_written_locked() frees it
-    stuck,    // nothing of it could be stored: swap is full or failing
+    stuck,    // nothing of it could be stored, swap is full or failing: its pages are back in the arena
   };
   struct ProcessResult {
     Processed what;
@@ -74,14 +74,17 @@ class Evictor {
 
   void decide(StagedPage& staged, const Cluster& cluster);
   bool start_writes(Cluster& cluster, os::IoEngine& engine);
+  bool give_up_outdated_copies(Cluster& cluster);
   PageCount retire(Cluster& cluster) POLDER_REQUIRES(mutex_);
   bool settle(StagedPage& staged, const Cluster& cluster);
+  bool put_back(const StagedPage& staged, const Cluster& cluster);
   void fail_writes(Cluster& cluster);
 
   os::Mutex mutex_{LockRank::reclaim};
   PagerParts& parts_;
   std::atomic<std::uint32_t> writing_{0};  // clusters being written; atomic: read by the reclaimer's wait
   std::atomic<bool> forked_{false};
+  std::uint32_t full_rounds_ POLDER_GUARDED_BY(mutex_) = 0;  // granules looked at while swap was full
 };
 
 }  // namespace polder

@@ -30,6 +30,7 @@ class FaultLoop {
   Errno prepare(os::IoBackend backend);
   // Runs until stop() (tests) or for ever.
   void run();
+  // From the reclaimer, which shares the descriptor table.
   void stop();
 
   // Precondition: prepared.

@@ -72,10 +72,10 @@ Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Me
 Pager::~Pager() {
   if (!armed()) return;
   reclaimer_.stop();
-  wakeups_.kick_reclaimer();
-  while (running_.load() > 1) os::sleep_ms(1), wakeups_.kick_reclaimer();
-  fault_loop_.stop();
-  while (running_.load() != 0) os::sleep_ms(1);
+  while (running_.load() != 0) {
+    wakeups_.kick_reclaimer();
+    os::sleep_ms(1);
+  }
 }
 
 bool Pager::is_resident(PageId page) const {

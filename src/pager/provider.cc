@@ -41,7 +41,10 @@ bool Provider::provide(Run run) {
   }
   for (PageId page = run.first; page < run.end();) {
     const Run piece = piece_of(run, page);
-    if (!provide_piece(piece)) return false;
+    if (!provide_piece(piece)) {
+      if (page != run.first) purge(Run{.first = run.first, .pages = page - run.first});
+      return false;
+    }
     page = piece.end();
   }
   publish_gauges(parts_);
@@ -252,7 +255,6 @@ void Provider::drop_managed(Run piece, Exactness exactness) {
     POLDER_CHECK(error.ok(), "pages can be discarded", error.code(), page.value);
   }
   parts_.budget.uncharge(dropped);
-  parts_.wakeups.pages_settled();
   count(parts_.statistics->allocation.purged_pages, dropped.value);
 }
 

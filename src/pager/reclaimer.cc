@@ -46,6 +46,7 @@ void Reclaimer::run() {
   }
   engine_->~IoEngine();
   engine_ = nullptr;
+  fault_loop_.stop();
 }
 
 void Reclaimer::want(PageCount pages) {
@@ -86,9 +87,7 @@ bool Reclaimer::convert_if_few_evictable() {
   // A quarter of a charged pageblock's granules on the lists is worth one more evictable block.
   const std::uint64_t evictable = pages(parts_.policy.aged()).value;
   if (evictable * 2 >= parts_.budget.charged().value) return false;
-  const Errno error = converter_.convert_oldest();
-  conversions_refused_ = !error.ok() && error.code() != ENOENT;
-  return error.ok();
+  return converter_.convert_oldest().ok();
 }
 
 bool Reclaimer::evict_batch() {
@@ -98,9 +97,18 @@ bool Reclaimer::evict_batch() {
   const Watermarks marks = parts_.budget.watermarks();
   const bool short_of_room = parts_.budget.free() < marks.min || parts_.wakeups.room_is_wanted();
   if (staged.value != 0 && !short_of_room && parts_.staging.staged() <= evictor_.clusters_allowed() / 2) return true;
-  const Evictor::ProcessResult processed = evictor_.process_oldest_locked(*engine_, kEngineDepth);
-  return staged.value != 0 || processed.what == Evictor::Processed::retired ||
-         processed.what == Evictor::Processed::writing;
+  switch (evictor_.process_oldest_locked(*engine_, kEngineDepth).what) {
+    case Evictor::Processed::none:
+      return staged.value != 0;
+    case Evictor::Processed::retired:
+    case Evictor::Processed::writing:
+      stuck_ = 0;
+      return true;
+    case Evictor::Processed::stuck:
+      // Somewhere on the lists there may be pages that need no slot: all are tried once before we give up.
+      return ++stuck_ <= parts_.policy.aged().value / Cluster::kGranules + 2;
+  }
+  return false;
 }
 
 bool Reclaimer::reap() {

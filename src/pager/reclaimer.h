@@ -42,6 +42,7 @@ class Reclaimer {
   // On the service thread, before run().
   Errno prepare(os::IoBackend backend);
   void run();
+  // Tests: ends this thread and the fault loop.
   void stop() { stopping_.store(true); }
 
   // Allocating threads: at least `pages` should become free beyond the min watermark.
@@ -76,7 +77,7 @@ class Reclaimer {
   os::IoEngineStorage engine_storage_;
   os::IoEngine* engine_ = nullptr;
   bool reclaiming_ = false;           // between low and high watermark
-  bool conversions_refused_ = false;  // the kernel refused the last one
+  std::uint64_t stuck_ = 0;           // clusters in a row of which nothing could be stored
   std::uint64_t last_retry_ns_ = 0;
   std::uint64_t last_idle_ns_ = 0;
   std::atomic<std::uint64_t> wanted_{0};  // atomic: pages that allocating threads wait for

@@ -34,7 +34,7 @@ enum class Outcome : std::uint8_t {
   clean,     // the retained location still holds the same bytes
   pattern,   // same-filled: `location` names the pattern
   written,   // `location` receives the bytes
-  kept,      // could not be stored; stays staged
+  kept,      // could not be stored
 };
 
 struct StagedPage {

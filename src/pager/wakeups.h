@@ -6,6 +6,9 @@
 //                       in transition                   descriptor, only while it said that it waits
 //   reclaimer           waits for work                  woken by kick_reclaimer()
 //
+// The event descriptor exists in the service threads' table only: room_changed() and pages_settled() are theirs alone, and
+// a fault parked on a page that an allocating thread settles is retried by the loop's own timeout.
+//
 // Flags and sequence numbers are sequentially consistent: a waiter announces itself, then looks at its condition once
 // more, then sleeps; a waker changes the condition, then looks for waiters.
 #pragma once

@@ -93,7 +93,7 @@ void SlotTable::reference(std::uint32_t slot) {
 void SlotTable::release(std::uint32_t slot) {
   POLDER_CHECK(slot < capacity_, "no such slot", slot, capacity_);
   const std::uint16_t before = counts_[slot].fetch_sub(1, std::memory_order_acq_rel);
-  POLDER_CHECK(before != 0, "slot released more often than referenced", slot);
+  POLDER_CHECK(before != 0 && before != kBad, "slot released more often than referenced", slot);
   if (before != 1) return;
   const std::uint32_t cluster = slot / kClusterSlots;
   const std::uint64_t mask = bit_of(slot);
@@ -112,7 +112,6 @@ void SlotTable::release(std::uint32_t slot) {
 
 const PageHash& SlotTable::hash(std::uint32_t slot) const {
   POLDER_CHECK(slot < capacity_, "no such slot", slot, capacity_);
-  POLDER_DCHECK(counts_[slot].load(std::memory_order_relaxed) != 0, "hash of a free slot", slot);
   return hashes_[slot];
 }
 
@@ -123,9 +122,22 @@ void SlotTable::set_hash(std::uint32_t slot, const PageHash& hash) {
 }
 
 void SlotTable::mark_bad(std::uint32_t slot) {
-  POLDER_CHECK(slot < frontier() && counts_[slot].load(std::memory_order_relaxed) == 1, "slot is shared", slot);
+  std::uint16_t only = 1;
+  POLDER_CHECK(slot < frontier() && counts_[slot].compare_exchange_strong(only, kBad, std::memory_order_relaxed),
+               "slot is shared", slot, only);
   bad_.fetch_add(1, std::memory_order_relaxed);
   used_.fetch_sub(1, std::memory_order_release);
+}
+
+void SlotTable::forgive_bad() {
+  const std::uint32_t slots = bad() != 0 ? frontier() : 0;
+  for (std::uint32_t slot = 0; slot < slots; ++slot) {
+    if (counts_[slot].load(std::memory_order_relaxed) != kBad) continue;
+    counts_[slot].store(1, std::memory_order_relaxed);
+    bad_.fetch_sub(1, std::memory_order_relaxed);
+    used_.fetch_add(1, std::memory_order_relaxed);
+    release(slot);
+  }
 }
 
 // Hints follow the bitmap: set after it (here), cleared before it is looked at once more (refresh_hints).
@@ -238,6 +250,7 @@ void SlotTable::recount(std::uint32_t slot) {
 
 void SlotTable::verify() const {
   std::uint32_t used = 0;
+  std::uint32_t bad = 0;
   const std::uint32_t slots = frontier();
   POLDER_CHECK(slots <= capacity_ && slots % kClusterSlots == 0 && cursor_ <= slots, "frontier", slots, cursor_);
   std::uint64_t charged = table_pages(slots);
@@ -249,9 +262,11 @@ void SlotTable::verify() const {
     POLDER_CHECK((free & retired) == 0, "slot both free and retired", cluster, free, retired);
     for (std::uint32_t i = 0; i < kClusterSlots; ++i) {
       const std::uint32_t slot = cluster * kClusterSlots + i;
-      const bool referenced = counts_[slot].load(std::memory_order_relaxed) != 0;
+      const std::uint16_t count = counts_[slot].load(std::memory_order_relaxed);
+      const bool referenced = count != 0;
       POLDER_CHECK(referenced == (((free | retired) >> i & 1) == 0), "slot count contradicts its bits", slot);
-      used += referenced;
+      used += referenced && count != kBad;
+      bad += count == kBad;
     }
     POLDER_CHECK(free != kAll || (group.whole.load(std::memory_order_relaxed) & bit_of(cluster)) != 0,
                  "free cluster without hint", cluster);
@@ -268,8 +283,10 @@ void SlotTable::verify() const {
     POLDER_CHECK(backed || (free == kAll && state.written == 0), "slots in use in a section without hashes", cluster);
     if (backed && cluster * kClusterSlots % kSectionSlots == 0) ++charged;
   }
-  POLDER_CHECK(used == used_.load(std::memory_order_relaxed) + bad_.load(std::memory_order_relaxed),
-               "used slots miscounted", used, used_.load(std::memory_order_relaxed));
+  POLDER_CHECK(used == used_.load(std::memory_order_relaxed), "used slots miscounted", used,
+               used_.load(std::memory_order_relaxed));
+  POLDER_CHECK(bad == bad_.load(std::memory_order_relaxed), "bad slots miscounted", bad,
+               bad_.load(std::memory_order_relaxed));
   for (SlotHold* hold = holds_; hold != nullptr; hold = hold->next) charged += pages_up(hold->size).value;
   POLDER_CHECK(charged == charged_.load(std::memory_order_relaxed), "slot state charged wrongly", charged,
                charged_.load(std::memory_order_relaxed));

@@ -20,7 +20,7 @@
 // LockRank::reclaim.
 //
 // Invariants (checked by verify()): free and retired are disjoint; a slot below the frontier has count 0 exactly if it is
-// free or retired; used + bad = slots with count > 0; every wholly free cluster has its `whole` hint and every cluster
+// free or retired; used = slots that are neither, bad ones excepted; every wholly free cluster has its `whole` hint and every cluster
 // with a free slot its `some` hint (hints may be stale the other way round); a section with a used slot is backed.
 #pragma once
 
@@ -51,7 +51,7 @@ class SlotTable {
   static constexpr std::uint32_t kClusterSlots = 64;
   static constexpr std::uint32_t kSectionSlots = 256;
   static constexpr std::uint32_t kGroupSlots = 4096;
-  static constexpr std::uint16_t kMaxReferences = 0xFFFF;
+  static constexpr std::uint16_t kMaxReferences = 0xFFFE;
 
   struct Span {
     std::uint32_t first = 0;
@@ -76,8 +76,9 @@ class SlotTable {
   Span allocate(std::uint32_t wanted);
   // After a write of the slot succeeded: records what it holds.
   void set_hash(std::uint32_t slot, const PageHash& hash);
-  // A slot that cannot be written: takes the caller's reference and never hands the slot out again.
+  // A slot that cannot be written: takes the caller's reference; not handed out again until forgive_bad().
   void mark_bad(std::uint32_t slot);
+  void forgive_bad();
 
   // While `rewritable`, only slots that have blocks on the disk already are handed out (the disk is full).
   enum class Supply : unsigned char { all, rewritable };
@@ -106,6 +107,7 @@ class SlotTable {
   void reference(std::uint32_t slot);
   // The last reference frees the slot. The caller no longer reads it, nor has a transfer under way.
   void release(std::uint32_t slot);
+  // To the reclaimer also without a reference: the hash of what the slot last held, or zero.
   const PageHash& hash(std::uint32_t slot) const;
 
   std::uint32_t capacity() const { return capacity_; }
@@ -117,7 +119,8 @@ class SlotTable {
   PageCount charged() const { return {charged_.load(std::memory_order_relaxed)}; }
 
  private:
-  // Slots per call of commit(2)-like work: 256 KiB of hashes.
+  static constexpr std::uint16_t kBad = 0xFFFF;  // count of a bad slot
+  // Slots whose state is made accessible at once: 256 KiB of hashes.
   static constexpr std::uint32_t kCommitSlots = 16384;
   // A piece shorter than this is taken only when nothing else is left: 64 KiB reads cost twice a 4 KiB read, and a
   // granule is evicted with one call.

@@ -73,7 +73,9 @@ SlotRun Store::allocate_slots(unsigned wanted) {
       return {};
     }
   }
-  const SlotTable::Span span = files_[own_].slots().allocate(wanted);
+  SlotTable& slots = files_[own_].slots();
+  SlotTable::Span span = slots.allocate(wanted);
+  if (span.count == 0 && release_finished_holds() != 0) span = slots.allocate(wanted);
   swap_error_ = span.count != 0 ? kOk : Errno(ENOSPC);
   full_.store(span.count == 0, std::memory_order_relaxed);
   return {.file = own_, .first = span.first, .count = span.count};
@@ -108,7 +110,10 @@ void Store::commit(Location location, const PageHash& hash) {
 
 void Store::retry_swap() {
   creation_error_ = kOk;
-  if (own_ != kNoFile) files_[own_].slots().set_supply(SlotTable::Supply::all);
+  if (own_ != kNoFile) {
+    files_[own_].slots().set_supply(SlotTable::Supply::all);
+    files_[own_].slots().forgive_bad();
+  }
   full_.store(false, std::memory_order_relaxed);
 }
 

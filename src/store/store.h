@@ -73,7 +73,7 @@ class Store {
   // left; else what making the file met). Makes the file at the first call.
   SlotRun allocate_slots(unsigned wanted);
   // The slots were not written. ENOSPC, EDQUOT, EFBIG: the disk is full, only slots that have blocks already are handed
-  // out until retry_swap(). EIO: the slots are never used again. Anything else, kOk included (stolen back before the
+  // out until retry_swap(). EIO: the slots are not used until then. Anything else, kOk included (stolen back before the
   // write, cancelled): they are free again.
   void abandon(const SlotRun& run, Errno why = kOk);
   void abandon(Location location, Errno why = kOk);
@@ -81,7 +81,8 @@ class Store {
   void commit(Location location, const PageHash& hash);
 
   Errno swap_error() const { return swap_error_; }
-  // Forgets a failed creation and a full disk, so that the next allocate_slots() tries again. The caller paces this.
+  // Forgets a failed creation, a full disk and bad slots, so that the next allocate_slots() tries again. The caller
+  // paces this.
   void retry_swap();
 
   // Idle work: drops disk blocks and hashes of at most `sections` MiB of wholly free file; the number dropped. Closes
@@ -98,7 +99,8 @@ class Store {
   void reference(Location location);
   void release(Location location);
 
-  // What follows needs a reference held by the caller or by a page word that cannot change meanwhile.
+  // What follows needs a reference held by the caller or by a page word that cannot change meanwhile. The reclaimer may
+  // ask for the hash of a slot that is being released: nobody else can give it a new owner.
   std::uint64_t pattern(Location location) const;
   PageHash hash(Location location) const;
   bool matches(Location location, const void* page) const { return hash(location) == hash_page(page); }
@@ -131,7 +133,7 @@ class Store {
     std::uint64_t capacity = 0;     // slots of the own file
     std::uint64_t used = 0;         // slots with references, all files
     std::uint64_t frontier = 0;     // slots of the own file ever used
-    std::uint64_t bad = 0;          // slots given up after EIO
+    std::uint64_t bad = 0;          // slots not used after EIO
     std::uint64_t patterns = 0;     // distinct words of same-filled pages
     std::uint64_t same_filled = 0;  // pages stored as a word
     std::uint64_t holds = 0;        // children that may read our slots

@@ -11,7 +11,7 @@ class Backing {
  public:
   // Gets the pages of a run from the buddy ready for use: address space committed, pages charged against the budget or
   // arranged to be filled on first touch. Contents are undefined except where reads_as_zero() says so. False when
-  // neither memory nor swap is left (the caller returns the run to the buddy and reports ENOMEM).
+  // neither memory nor swap is left: nothing is charged then, and the caller returns the run to the buddy as it was.
   virtual bool provide(Run run) = 0;
 
   // The run's contents are no longer wanted: stored copies are dropped at once, resident pages stay charged until they

@@ -45,12 +45,12 @@ Buddy::State Buddy::state_locked(std::uint32_t granule) const { return static_ca
 
 void Buddy::push_locked(std::uint32_t granule, unsigned order, Contents contents) {
   std::uint32_t& head = heads_[index_of(contents)][order];
-  node(granule) = {.next = head,
-                   .previous = kNone,
-                   .state = static_cast<std::uint8_t>(contents == Contents::dirty ? State::free_dirty
-                                                                                  : State::free_clean),
-                   .order = static_cast<std::uint8_t>(order),
-                   .unused = 0};
+  node(granule) = {
+      .next = head,
+      .previous = kNone,
+      .state = static_cast<std::uint8_t>(contents == Contents::dirty ? State::free_dirty : State::free_clean),
+      .order = static_cast<std::uint8_t>(order),
+      .unused = 0};
   if (head != kNone) node(head).previous = granule;
   head = granule;
   ++free_runs_[order];
@@ -202,10 +202,10 @@ std::optional<Buddy::Taken> Buddy::take_blocks_locked(std::uint64_t blocks, std:
   };
   for (bool coalesced = false;; coalesced = true) {
     for (std::uint64_t start = 0; start + blocks <= whole;) {
-      std::uint64_t length = 0;
-      while (length < blocks && is_free(start + length)) ++length;
-      if (length < blocks) {
-        start = (start + length + 1 + alignment - 1) / alignment * alignment;
+      std::uint64_t found = 0;
+      while (found < blocks && is_free(start + found)) ++found;
+      if (found < blocks) {
+        start = (start + found + alignment) / alignment * alignment;
         continue;
       }
       const auto first = static_cast<std::uint32_t>(start * kHighest);
@@ -364,8 +364,7 @@ void Buddy::verify_lists_locked() const {
     for (const Contents contents : {Contents::clean, Contents::dirty}) {
       const State state = contents == Contents::dirty ? State::free_dirty : State::free_clean;
       std::uint32_t previous = kNone;
-      for (std::uint32_t granule = heads_[index_of(contents)][order]; granule != kNone;
-           granule = node(granule).next) {
+      for (std::uint32_t granule = heads_[index_of(contents)][order]; granule != kNone; granule = node(granule).next) {
         POLDER_CHECK(granule < frontier_ && state_locked(granule) == state && node(granule).order == order,
                      "run on the wrong list", granule, order);
         POLDER_CHECK(node(granule).previous == previous, "free list is torn", granule, order, previous);

@@ -60,7 +60,7 @@ class MetadataArray {
   std::size_t count() const { return count_; }
 
  private:
-  T* data_ = nullptr;         // immutable after init
+  T* data_ = nullptr;          // immutable after init
   std::size_t count_ = 0;      // immutable after init
   std::size_t committed_ = 0;  // bytes; guarded by whoever calls ensure()
 };

@@ -12,6 +12,8 @@ PROGRAMS = [
     ["discard"],
     ["plugin_host", program("plugin.so")],
     ["fork_allocations"],
+    ["limit_change"],
+    ["make_process"],
 ]
 
 for name, *arguments in PROGRAMS:
@@ -25,7 +27,7 @@ for name, *arguments in PROGRAMS:
         check(ours.stdout == native.stdout, f"{name} [{configuration}] prints the same", ours.stdout)
 
 # Twice the limit: evicted memory discarded, and read by children.
-for name in ("discard", "fork"):
-    ours = run([program(name), "128"], "memory:64M")
+for name, *arguments in (["discard", "128"], ["fork", "128", "2"]):
+    ours = run([program(name), *arguments], "memory:64M")
     check(ours.returncode == 0, f"{name} at twice the limit", describe(ours) + "\n" + ours.stdout + ours.stderr)
 finish()

@@ -73,6 +73,7 @@ int child_work(std::vector<unsigned char*>& blocks, std::size_t size, FILE* stre
 
 int main(int argc, char** argv) {
   const std::size_t megabytes = argc > 1 ? std::strtoul(argv[1], nullptr, 10) : 16;
+  const int rounds = argc > 2 ? std::atoi(argv[2]) : 20;
   pthread_key_t key;
   for (int index = 0; index < 100; ++index) pthread_key_create(index == 80 ? &high_key : &key, nullptr);
   pthread_setspecific(high_key, strdup("value"));
@@ -82,7 +83,7 @@ int main(int argc, char** argv) {
   std::vector<std::thread> threads;
   for (unsigned seed = 0; seed < 3; ++seed) threads.emplace_back(noise, seed);
   int failures = 0;
-  for (int round = 0; round < 20; ++round) {
+  for (int round = 0; round < rounds; ++round) {
     const pid_t child = fork();
     if (child == 0) _exit(child_work(blocks, kSize, stream, 2));
     if (const int status = exit_status_of(child); status != 0) {

@@ -13,6 +13,8 @@ PROGRAMS = os.path.join(BUILD, "tests", "abi")
 # Every test of behaviour runs under each: no limit, and one that evicts.
 CONFIGURATIONS = ["", "memory:64M"]
 
+TIMED_OUT = 1000  # in place of an exit status
+
 failures = 0
 
 
@@ -31,13 +33,18 @@ def environment(configuration=None, preload=True, **extra):
 
 
 def run(command, configuration=None, preload=True, timeout=120, **extra):
-    return subprocess.run(command, env=environment(configuration, preload, **extra), stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=timeout, text=True,
-                          errors="replace")
+    try:
+        return subprocess.run(command, env=environment(configuration, preload, **extra), stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=timeout, text=True,
+                              errors="replace")
+    except subprocess.TimeoutExpired as late:
+        return subprocess.CompletedProcess(command, TIMED_OUT, str(late.stdout), str(late.stderr))
 
 
 def describe(result):
     status = result.returncode
+    if status == TIMED_OUT:
+        return "timed out"
     if status < 0:
         return "signal " + signal.Signals(-status).name
     return f"status {status}"

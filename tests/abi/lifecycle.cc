@@ -58,6 +58,7 @@ void at_exit() {
 int main() {
   std::atexit(at_exit);
   std::printf("main: %s, %zu strings\n", early_block(), strings->size());
-  std::printf("main: child %d, prepared %d\n", child_of("main"), early_prepared());
+  const int status = child_of("main");
+  std::printf("main: child %d, prepared %d\n", status, early_prepared());
   return 0;
 }

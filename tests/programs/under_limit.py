@@ -1,6 +1,6 @@
 """Runs real programs under `polder run --memory …` and without it, watched by the kernel's figures from outside.
 
-Scripts get their paths from the environment (tests/CMakeLists.txt). With POLDER_TEST_BARE=1 the limited run is made
+Paths come from the environment (tests/CMakeLists.txt), by default those of the release build. With POLDER_TEST_BARE=1 the limited run is made
 without the library and without its checks: that is how a test itself is tried out.
 """
 
@@ -12,8 +12,9 @@ import pathlib
 import sys
 import time
 
-SOURCE = pathlib.Path(os.environ["POLDER_SOURCE_DIR"])
-BUILD = pathlib.Path(os.environ["POLDER_BUILD_DIR"])
+SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
+BUILD = pathlib.Path(os.environ.get("POLDER_BUILD_DIR", SOURCE / "build" / "release"))
+POLDER = os.environ.get("POLDER_BIN", BUILD / "bin" / "polder")
 BARE = os.environ.get("POLDER_TEST_BARE") == "1"
 
 sys.path.insert(0, str(SOURCE / "scripts" / "support"))
@@ -91,7 +92,7 @@ def limited(command, memory="64M", timeout=300, environment=None, stdin=None, ke
     with cleanup.scratch_directory(BUILD) as directory:
         stats, watch = pathlib.Path(directory, "stats.json"), pathlib.Path(directory, "watch.json")
         watcher = [BUILD / "tests" / "stress" / "resident_watch", "--limit", memory, "--report", watch, *watch_options]
-        run = [os.environ["POLDER_BIN"], "run", "--memory", memory, "--stats", stats]
+        run = [POLDER, "run", "--memory", memory, "--stats", stats]
         outcome = plain([*watcher, "--", *run, "--", *command], timeout, environment, stdin, keep_output)
         with contextlib.suppress(OSError, ValueError):
             outcome.stats = json.loads(stats.read_text())

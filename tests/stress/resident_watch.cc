@@ -5,13 +5,15 @@
 //                  [--progress FILE] -- COMMAND…
 //
 // Three figures, each with its peak in the report:
-//   sampled     Rss of the range's mappings in /proc/PID/smaps, every --interval-ms (25). The walk takes milliseconds and
-//               is no snapshot: a page that moves to a higher address meanwhile is seen twice.
-//   exact       the same with the process stopped: every --exact-every samples (8; 0: never) and at once after each
-//               sample above the limit.
 //   continuous  the kernel's high-water mark of the whole process (VmHWM, reset at each sample) less what was resident
 //               outside the range: nothing between two samples escapes it. The kernel's counters are per CPU and may be
-//               off by a few hundred KiB.
+//               off by some hundred KiB.
+//   sampled     Rss of the range's mappings in /proc/PID/smaps, every --interval-ms (25). The walk takes milliseconds,
+//               more on a busy machine, and is no snapshot: what is filled at high addresses while low ones that were
+//               counted already are evicted counts twice. A walk that found more than the high-water mark of the same
+//               stretch of time is torn so; the mark takes its place.
+//   exact       the same walk with the process stopped: every --exact-every samples (8; 0: never), and at once after each
+//               walk above the limit.
 //
 // The limit is --limit or, once something was published there, the one in --limit-file (limit_file.h).
 //
@@ -191,20 +193,25 @@ class Watch {
     const auto walked = walk(process_, range);
     if (!walked) return false;
     const std::uint64_t limit = limit_.over_stretch();
+    current_ = walked->inside;
     if (const auto high_water = high_water_mark(process_)) {
       reset_high_water(process_);
       // What lies outside grows and shrinks too: the smaller of two walks' figures belongs to an honest bound.
       const std::uint64_t outside = std::min(walked->outside, previous_outside_.value_or(walked->outside));
-      continuous_.add(*high_water > outside ? *high_water - outside : 0, limit == 0 ? 0 : limit + counter_error());
+      const std::uint64_t most = *high_water > outside ? *high_water - outside : 0;
+      continuous_.add(most, limit == 0 ? 0 : limit + counter_error());
+      if (walked->inside > most + counter_error()) {
+        ++torn_;
+        current_ = most;
+      }
     }
     previous_outside_ = walked->outside;
-    sampled_.add(walked->inside, limit);
-    current_ = walked->inside;
+    sampled_.add(current_, limit);
     longest_gap_ = std::max(longest_gap_, start - last_);
     last_ = start;
     limit_.begin();
     const bool due = settings_.exact_every != 0 && sampled_.samples % settings_.exact_every == 0;
-    if (due || (limit != 0 && walked->inside > limit)) exact_sample(range);
+    if (due || (limit != 0 && walked->inside > limit)) exact_sample(command, range);
     return true;
   }
 
@@ -213,12 +220,12 @@ class Watch {
     const auto n = [](std::uint64_t value) { return static_cast<unsigned long long>(value); };
     std::snprintf(text, sizeof text,
                   "{\"process\": %d, \"finished\": %s, \"limit\": %llu, \"current\": %llu, \"samples\": %llu, "
-                  "\"rate_hz\": %.1f, \"longest_gap_ms\": %.1f, \"peak\": %llu, \"above\": %llu, "
+                  "\"rate_hz\": %.1f, \"longest_gap_ms\": %.1f, \"torn\": %llu, \"peak\": %llu, \"above\": %llu, "
                   "\"worst_excess\": %llu, \"exact_samples\": %llu, \"exact_peak\": %llu, \"exact_above\": %llu, "
                   "\"exact_worst_excess\": %llu, \"continuous_peak\": %llu, \"continuous_above\": %llu, "
                   "\"continuous_error\": %llu}\n",
                   process_, finished ? "true" : "false", n(settings_.limit), n(current_), n(sampled_.samples),
-                  rate(), longest_gap_ * 1000, n(sampled_.peak), n(sampled_.above), n(sampled_.worst_excess),
+                  rate(), longest_gap_ * 1000, n(torn_), n(sampled_.peak), n(sampled_.above), n(sampled_.worst_excess),
                   n(exact_.samples), n(exact_.peak), n(exact_.above), n(exact_.worst_excess), n(continuous_.peak),
                   n(continuous_.above), n(counter_error()));
     return text;
@@ -231,15 +238,16 @@ class Watch {
     }
     const auto mib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
     std::fprintf(stderr,
-                 "resident_watch: %llu samples (%.0f/s), peak %.2f MiB; stopped: %llu samples, peak %.2f MiB; "
+                 "resident_watch: %llu samples (%.0f/s, %llu torn), peak %.2f MiB; stopped: %llu samples, peak %.2f MiB; "
                  "continuous peak %.2f MiB (+-%.2f)\n",
-                 static_cast<unsigned long long>(sampled_.samples), rate(), mib(sampled_.peak),
+                 static_cast<unsigned long long>(sampled_.samples), rate(),
+                 static_cast<unsigned long long>(torn_), mib(sampled_.peak),
                  static_cast<unsigned long long>(exact_.samples), mib(exact_.peak), mib(continuous_.peak),
                  mib(counter_error()));
     if (sampled_.above > 0) {
-      std::fprintf(stderr, "resident_watch: %llu walks above the limit, worst by %.3f MiB; %llu of them stopped\n",
-                   static_cast<unsigned long long>(sampled_.above), mib(sampled_.worst_excess),
-                   static_cast<unsigned long long>(exact_.above));
+      std::fprintf(stderr, "resident_watch: %llu walks above the limit, worst by %.3f MiB, within what cannot be told from "
+                   "a torn one\n",
+                   static_cast<unsigned long long>(sampled_.above), mib(sampled_.worst_excess));
     }
     if (exact_.above > 0 || continuous_.above > 0) {
       std::fprintf(stderr, "resident_watch: ABOVE THE LIMIT: %llu times stopped (worst by %.3f MiB), "
@@ -286,13 +294,19 @@ class Watch {
     return {setup.metadata_base.load(), setup.arena_base.load() + size};
   }
 
-  void exact_sample(Range range) {
-    if (kill(process_, SIGSTOP) != 0) return;
-    const bool stopped = wait_until_stopped(process_);
-    limit_.begin();
-    const auto walked = stopped ? walk(process_, range) : std::nullopt;
-    if (walked) exact_.add(walked->inside, limit_.over_stretch());
-    kill(process_, SIGCONT);
+  // The command is stopped before the process that it supervises and continued after it: it would take the stop for one
+  // of job control and pass it on.
+  void exact_sample(pid_t command, Range range) {
+    const bool supervised = command != process_;
+    const bool ready = !supervised || (kill(command, SIGSTOP) == 0 && wait_until_stopped(command));
+    if (ready && kill(process_, SIGSTOP) == 0) {
+      const bool stopped = wait_until_stopped(process_);
+      limit_.begin();
+      const auto walked = stopped ? walk(process_, range) : std::nullopt;
+      if (walked) exact_.add(walked->inside, limit_.over_stretch());
+      kill(process_, SIGCONT);
+    }
+    if (supervised) kill(command, SIGCONT);
   }
 
   Settings settings_;
@@ -303,6 +317,7 @@ class Watch {
   Figure exact_;
   Figure continuous_;
   std::optional<std::uint64_t> previous_outside_;
+  std::uint64_t torn_ = 0;
   std::uint64_t current_ = 0;
   double first_ = 0;
   double last_ = 0;

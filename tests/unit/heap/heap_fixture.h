@@ -33,6 +33,7 @@ class HeapInstance {
   Heap& heap() { return *heap_; }
   Arena& arena() { return arena_; }
   Buddy& buddy() { return *buddy_; }
+  MetadataPool& pool() { return *pool_; }
   FakeBacking& backing() { return *backing_; }
 
   // Nothing is in use and nothing was lost: after trim(), every granule and every page is back.
@@ -54,9 +55,9 @@ class HeapInstance {
  private:
   static Arena::Layout layout(std::size_t arena_size) {
     const GranuleCount granules{arena_size >> kGranuleShift};
-    return {.metadata = Heap::metadata_bytes(granules) + MetadataArray<Buddy::Node>::bytes_for(granules.value) +
-                        kPoolSize,
-            .staging = 0};
+    return {
+        .metadata = Heap::metadata_bytes(granules) + MetadataArray<Buddy::Node>::bytes_for(granules.value) + kPoolSize,
+        .staging = 0};
   }
 
   Arena arena_;

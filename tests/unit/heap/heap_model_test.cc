@@ -14,11 +14,11 @@ namespace {
 struct Profile {
   const char* name;
   std::size_t arena_mib;
-  std::size_t live_bytes;     // the model keeps below
-  std::uint64_t capacity;     // pages that the backing has
+  std::size_t live_bytes;  // the model keeps below
+  std::uint64_t capacity;  // pages that the backing has
   bool limited;
   bool cached;
-  int steps;
+  int steps;  // POLDER_TEST_STEPS_FACTOR multiplies them
 };
 
 std::ostream& operator<<(std::ostream& stream, const Profile& profile) { return stream << profile.name; }
@@ -39,10 +39,14 @@ class HeapModelTest : public testing::TestWithParam<Profile> {
 
   std::size_t random_size() {
     switch (random_() % 16) {
-      case 0: return random_() % 32'769;
-      case 1: return random_() % 256 == 0 ? random_() % (4U << 20) : random_() % 200'000;
-      case 2: return std::size_t{1} << random_() % 17;
-      default: return random_() % 1024;
+      case 0:
+        return random_() % 32'769;
+      case 1:
+        return random_() % 256 == 0 ? random_() % (4U << 20) : random_() % 200'000;
+      case 2:
+        return std::size_t{1} << random_() % 17;
+      default:
+        return random_() % 1024;
     }
   }
 
@@ -99,7 +103,8 @@ class HeapModelTest : public testing::TestWithParam<Profile> {
 
   void reallocate() {
     const Object object = leave(random_() % live_.size());
-    const std::size_t size = std::max<std::size_t>(random_() % 2 == 0 ? random_size() : object.size * (random_() % 8) / 4, 1);
+    const std::size_t size =
+        std::max<std::size_t>(random_() % 2 == 0 ? random_size() : object.size * (random_() % 8) / 4, 1);
     auto* const moved = static_cast<char*>(heap_->reallocate(cache_, object.memory, size));
     char* const memory = moved != nullptr ? moved : object.memory;
     ASSERT_TRUE(is_filled(memory, std::min(size, object.size), object.seed));
@@ -121,8 +126,10 @@ class HeapModelTest : public testing::TestWithParam<Profile> {
 
 TEST_P(HeapModelTest, EveryByteStaysWhatItWas) {
   const Profile profile = GetParam();
+  const char* const factor = std::getenv("POLDER_TEST_STEPS_FACTOR");
+  const int steps = profile.steps * (factor != nullptr ? std::atoi(factor) : 1);
   bool growing = true;
-  for (int step = 0; step < profile.steps && !HasFatalFailure(); ++step) {
+  for (int step = 0; step < steps && !HasFatalFailure(); ++step) {
     if (live_bytes_ > profile.live_bytes) growing = false;
     if (live_bytes_ < profile.live_bytes / 4) growing = true;
     const std::uint64_t action = random_() % 100;
@@ -147,14 +154,14 @@ TEST_P(HeapModelTest, EveryByteStaysWhatItWas) {
 }
 
 constexpr std::uint64_t kPlenty = ~std::uint64_t{0};
-INSTANTIATE_TEST_SUITE_P(
-    Profiles, HeapModelTest,
-    testing::Values(Profile{"plenty", 512, 20 << 20, kPlenty, false, true, 1'000'000},
-                    Profile{"few objects", 512, 200'000, kPlenty, false, true, 1'000'000},
-                    Profile{"limited", 512, 10 << 20, kPlenty, true, true, 600'000},
-                    Profile{"no cache", 512, 10 << 20, kPlenty, false, false, 400'000},
-                    Profile{"no memory", 512, 30 << 20, 4000, false, true, 400'000},
-                    Profile{"little memory, no cache", 512, 30 << 20, 1000, true, false, 200'000}));
+INSTANTIATE_TEST_SUITE_P(Profiles, HeapModelTest,
+                         testing::Values(Profile{"plenty", 512, 20 << 20, kPlenty, false, true, 150'000},
+                                         Profile{"few objects", 512, 200'000, kPlenty, false, true, 100'000},
+                                         Profile{"limited", 512, 10 << 20, kPlenty, true, true, 100'000},
+                                         Profile{"no cache", 512, 10 << 20, kPlenty, false, false, 80'000},
+                                         Profile{"no memory", 512, 30 << 20, 4000, false, true, 150'000},
+                                         Profile{"little memory, no cache", 512, 30 << 20, 1000, true, false,
+                                                 100'000}));
 
 }  // namespace
 }  // namespace polder

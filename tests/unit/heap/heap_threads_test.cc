@@ -165,11 +165,15 @@ TEST(HeapThreads, ForkWhileOthersAllocate) {
     for (int i = 0; i < 1000; ++i) mine.push_back(make(heap.heap(), cache, random));
     for (int round = 0; round < 50; ++round) {
       heap->lock_for_fork();
+      heap.buddy().fork_mutex().lock();
+      heap.pool().fork_mutex().lock();
       heap.backing().mutex().lock();
       const pid_t child = fork();
       heap.backing().mutex().unlock();
       if (child == 0) {
         alarm(60);
+        heap.pool().fork_mutex().reset_in_child();
+        heap.buddy().fork_mutex().reset_in_child();
         heap->reset_after_fork_child();
         for (Object* const object : mine) {
           if (!is_filled(object->bytes, object->size, object->seed)) _exit(1);
@@ -180,6 +184,8 @@ TEST(HeapThreads, ForkWhileOthersAllocate) {
         heap->verify();
         _exit(0);
       }
+      heap.pool().fork_mutex().unlock();
+      heap.buddy().fork_mutex().unlock();
       heap->unlock_after_fork_parent();
       int status = 0;
       ASSERT_EQ(waitpid(child, &status, 0), child);

@@ -279,10 +279,11 @@ struct Recluse {
     errno = 0;
     taken = take_private_descriptor_table(keep.data(), static_cast<unsigned>(keep.size()));
     errno_after = errno;
-    // Not more than asked for is open now; this itself works without the C++ library's iterators.
+    // Not more than asked for is open now, but for the blind handles under 0 to 2.
     for (int fd = 0; fd < 256; ++fd) {
       if (fcntl(fd, F_GETFD) >= 0) left_open.push_back(fd);
     }
+    print_refused = ::write(1, "", 0) < 0 && errno == EBADF && ::read(0, nullptr, 0) < 0;
     const Result<int> directory = open_directory("/var/tmp");
     const Result<TemporaryFile> temporary = open_temporary(directory.value);
     close(directory.value);
@@ -303,6 +304,7 @@ struct Recluse {
   std::vector<int> left_open;
   std::uint32_t thread = 0;
   int errno_after = 0;
+  bool print_refused = false;
   Errno taken;
   TemporaryFile file;
   ssize_t wrote = 0;
@@ -320,7 +322,8 @@ int check_private_table() {
   CHILD_EXPECT(recluse.start({2, event.value, high}).ok());
   CHILD_EXPECT(recluse.taken.ok());
   CHILD_EXPECT(recluse.errno_after == 0 || recluse.errno_after == EBADF);  // EBADF: the test's own fcntl calls
-  CHILD_EXPECT((recluse.left_open == std::vector<int>{2, event.value, high}));
+  CHILD_EXPECT((recluse.left_open == std::vector<int>{0, 1, 2, event.value, high}));
+  CHILD_EXPECT(recluse.print_refused);
   CHILD_EXPECT(recluse.file.fd >= 0);
 
   // The process kept all its descriptors, and does not see the thread's.
@@ -357,7 +360,8 @@ TEST(PrivateDescriptorTable, KeepsNothingWhenAskedTo) {
   EXPECT_CHILD_OK(test::in_child([] {
     Recluse recluse;
     CHILD_EXPECT(recluse.start({}).ok());
-    CHILD_EXPECT(recluse.taken.ok() && recluse.left_open.empty());
+    CHILD_EXPECT(recluse.taken.ok() && (recluse.left_open == std::vector<int>{0, 1, 2}) && recluse.print_refused);
+    CHILD_EXPECT(recluse.file.fd > 2);
     CHILD_EXPECT(fcntl(0, F_GETFD) >= 0);
     recluse.step = 4;
     return 0;
@@ -433,6 +437,21 @@ TEST(CopyDescriptor, GoesThroughProcWhereItMust) {
   EXPECT_CHILD_OK(test::in_child([] {
     if (!test::refuse(SYS_pidfd_getfd, EPERM)) return test::kNotPossibleHere;
     return check_copied_descriptor();
+  }));
+}
+
+TEST(CopyDescriptor, NeverBecomesAStandardStream) {
+  EXPECT_CHILD_OK(test::in_child([] {
+    Recluse recluse;
+    CHILD_EXPECT(recluse.start({}).ok());
+    recluse.step = 2;
+    recluse.wait_for(3);
+    for (int fd = 0; fd < 3; ++fd) ::close(fd);
+    const Result<int> copy = copy_descriptor_from_thread(recluse.thread, recluse.file.fd);
+    CHILD_EXPECT(copy.ok() && copy.value > 2);
+    CHILD_EXPECT((fcntl(copy.value, F_GETFD) & FD_CLOEXEC) != 0);
+    recluse.step = 4;
+    return 0;
   }));
 }
 

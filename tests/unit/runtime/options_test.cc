@@ -111,6 +111,9 @@ TEST(ParseSize, Units) {
   EXPECT_EQ(size_of("1048576").value, 1048576U);
   EXPECT_EQ(size_of("512K").value, 512U << 10);
   EXPECT_EQ(size_of("64m").value, 64U << 20);
+  EXPECT_EQ(size_of("64MB").value, 64U << 20);
+  EXPECT_EQ(size_of("64mib").value, 64U << 20);
+  EXPECT_EQ(size_of("12B").value, 12U);
   EXPECT_EQ(size_of("1.5G").value, 3ULL << 29);
   EXPECT_EQ(size_of("0.25T").value, 1ULL << 38);
   EXPECT_EQ(size_of("0.1K").value, 102U);
@@ -119,7 +122,7 @@ TEST(ParseSize, Units) {
 }
 
 TEST(ParseSize, Refusals) {
-  for (const char* text : {"", "K", ".5G", "1.G", "1.5", "1 G", "1GB", "0x10", "-1", "+1", "1e3"}) {
+  for (const char* text : {"", "K", ".5G", "1.G", "1.5", "1 G", "1GBB", "1Gi", "1iB", "1.5B", "0x10", "-1", "+1", "1e3"}) {
     EXPECT_EQ(size_of(text).error, Errno(EINVAL)) << text;
   }
   for (const char* text : {"9223372036854775808", "8388608T", "99999999999999999999999999999999999999999999999"}) {

@@ -81,6 +81,13 @@ class Model {
       table_.mark_bad(bad_);
       used_.erase(bad_);
     }
+    if (bad_ != kNone && random_() % 100 == 0) {
+      table_.forgive_bad();
+      for (const auto& [hold, held] : holds_) {
+        if (held.contains(bad_)) retired_.insert(bad_);
+      }
+      bad_ = kNone;
+    }
   }
 
   auto any_used() { return used_.size() == 0 ? used_.end() : choose(); }

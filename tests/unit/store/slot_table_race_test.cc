@@ -85,6 +85,7 @@ TEST(SlotTableRace, ReleasesAgainstAllocation) {
   for (std::thread& thread : threads) thread.join();
   for (SlotHold* hold : holds) shared.table.release_hold(hold);
   EXPECT_EQ(shared.table.used(), 0U);
+  shared.table.verify();
   EXPECT_GT(allocated, 40'000U);
   std::uint32_t free = 0;
   for (auto span = shared.table.allocate(64); span.count != 0; span = shared.table.allocate(64)) free += span.count;
@@ -101,14 +102,14 @@ TEST(SlotTableRace, OneCluster) {
   for (unsigned t = 0; t < kThreads; ++t) threads.emplace_back(release_mail, std::ref(shared), t);
   std::mt19937_64 random(9);
   SlotHold* hold = nullptr;
-  for (int i = 0; i < 300'000; ++i) {
+  for (int i = 0; i < 90'000; ++i) {
     const SlotTable::Span span = shared.table.allocate(static_cast<std::uint32_t>(1 + random() % 64));
     for (std::uint32_t slot = span.first; slot < span.first + span.count; ++slot) {
       shared.contents[slot] = random();
       shared.table.set_hash(slot, {shared.contents[slot], slot});
       shared.publish(slot, random());
     }
-    if (i % 8 == 0 && i / 100'000 == 1) hold = shared.table.hold_used().value;
+    if (i % 8 == 0 && i / 30'000 == 1) hold = shared.table.hold_used().value;
     if (i % 8 == 3 && hold != nullptr) {
       shared.table.release_hold(hold);
       hold = nullptr;
@@ -118,6 +119,7 @@ TEST(SlotTableRace, OneCluster) {
   for (std::thread& thread : threads) thread.join();
   if (hold != nullptr) shared.table.release_hold(hold);
   EXPECT_EQ(shared.table.used(), 0U);
+  shared.table.verify();
   std::uint32_t free = 0;
   for (auto span = shared.table.allocate(64); span.count != 0; span = shared.table.allocate(64)) free += span.count;
   EXPECT_EQ(free, SlotTable::kClusterSlots) << "a slot was lost";
@@ -158,6 +160,7 @@ TEST(SlotTableRace, HoldsOutlastReleases) {
   shared.stop = true;
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(shared.table.used(), 0U);
+  shared.table.verify();
   std::uint32_t free = 0;
   for (auto span = shared.table.allocate(64); span.count != 0; span = shared.table.allocate(64)) free += span.count;
   EXPECT_EQ(free, kSlots) << "a slot was lost";

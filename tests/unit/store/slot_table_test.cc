@@ -145,7 +145,7 @@ TEST_F(SlotTableTest, TheLastOfSeveralHoldsFrees) {
   table_.verify();
 }
 
-TEST_F(SlotTableTest, BadSlotsNeverComeBack) {
+TEST_F(SlotTableTest, BadSlotsStayAwayUntilForgiven) {
   make(64);
   ASSERT_EQ(table_.allocate(64).count, 64U);
   table_.mark_bad(10);
@@ -160,6 +160,12 @@ TEST_F(SlotTableTest, BadSlotsNeverComeBack) {
     taken += span.count;
   }
   EXPECT_EQ(taken, 63U);
+  table_.verify();
+  os::install_message_sink();
+  EXPECT_DEATH(table_.release(10), "released more often than referenced");
+  table_.forgive_bad();
+  EXPECT_EQ(table_.bad(), 0U);
+  EXPECT_EQ(table_.allocate(64).first, 10U);
   table_.verify();
 }
 

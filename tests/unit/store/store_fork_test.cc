@@ -260,6 +260,17 @@ TEST_F(StoreForkTest, ManyChildren) {
   EXPECT_TRUE(store_page(store_, 0).is_none());
 }
 
+TEST_F(StoreForkTest, FullFileLooksForChildrenThatAreGone) {
+  const SlotRun run = store_.allocate_slots(256);
+  ASSERT_EQ(run.count + store_.allocate_slots(256).count, 512U);
+  const pid_t child = fork_with(store_, [&] { return 0; });
+  EXPECT_EQ(exit_status(child), 0);
+  store_.release(run[100]);
+  EXPECT_EQ(store_.allocate_slots(16).count, 1U);
+  EXPECT_FALSE(store_.full());
+  EXPECT_EQ(store_.statistics().holds, 0U);
+}
+
 TEST_F(StoreForkTest, FailedForkLeavesNothing) {
   const std::vector<Location> pages = store_pages(0, 10);
   const std::set<int> before = open_descriptors();

@@ -175,7 +175,7 @@ TEST_F(StoreTest, UnwrittenSlotsGoBack) {
   store_.verify();
 }
 
-TEST_F(StoreTest, BadSlotsAreGivenUp) {
+TEST_F(StoreTest, BadSlotsAreAvoidedUntilRetry) {
   ASSERT_TRUE(open(kMiB / 4).ok());
   const SlotRun run = store_.allocate_slots(64);
   store_.abandon(SlotRun{run.file, 0, 8}, Errno(EIO));
@@ -187,6 +187,10 @@ TEST_F(StoreTest, BadSlotsAreGivenUp) {
     taken += next.count;
   }
   EXPECT_EQ(taken, 56U);
+  store_.verify();
+  store_.retry_swap();
+  EXPECT_EQ(store_.allocate_slots(64).count, 8U);
+  EXPECT_EQ(store_.statistics().bad, 0U);
   store_.verify();
 }
 

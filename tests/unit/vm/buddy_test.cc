@@ -66,9 +66,9 @@ TEST(Buddy, HandsOutATailOfAnyLength) {
 
 TEST(Buddy, PrefersDirtyOfTheFittingOrderThenDirtyThenClean) {
   Instance buddy(1024);
-  const std::int64_t one = buddy.take(1);      // 0
-  const std::int64_t large = buddy.take(64);   // 64
-  const std::int64_t other = buddy.take(1);    // 1
+  const std::int64_t one = buddy.take(1);     // 0
+  const std::int64_t large = buddy.take(64);  // 64
+  const std::int64_t other = buddy.take(1);   // 1
   buddy.give(large, 64, Contents::dirty);
   EXPECT_EQ(buddy.take(1), large);  // dirty, though clean ones fit better
   buddy.give(one, 1, Contents::dirty);
@@ -98,7 +98,8 @@ TEST(Buddy, PurgedRunsCoalesceWithCleanOnes) {
   Instance buddy(256);
   std::vector<std::int64_t> all;
   for (int i = 0; i < 16; ++i) all.push_back(buddy.take(16));
-  for (const std::int64_t granule : all) buddy.give(granule, 16, granule / 16 % 3 == 0 ? Contents::dirty : Contents::clean);
+  for (const std::int64_t granule : all)
+    buddy.give(granule, 16, granule / 16 % 3 == 0 ? Contents::dirty : Contents::clean);
   std::uint64_t purged = 0;
   while (const std::optional<Buddy::DirtyRun> dirty = buddy->isolate_dirty()) {
     purged += dirty->granules.value;
@@ -175,7 +176,8 @@ TEST(Buddy, ShrinksExactly) {
   Instance buddy(8 * kBlock);
   const std::int64_t first = buddy.take(4 * kBlock - 7);
   std::uint64_t held = 4 * kBlock - 7;
-  for (const std::uint64_t to : {held, 3 * kBlock + 1, 2 * kBlock, kBlock, std::uint64_t{1000}, std::uint64_t{3}, std::uint64_t{1}}) {
+  for (const std::uint64_t to :
+       {held, 3 * kBlock + 1, 2 * kBlock, kBlock, std::uint64_t{1000}, std::uint64_t{3}, std::uint64_t{1}}) {
     buddy->shrink({static_cast<std::uint32_t>(first)}, {held}, {to}, Contents::dirty);
     held = to;
     buddy->verify();
@@ -331,8 +333,8 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
       Live& grown = live[random() % live.size()];
       const std::uint64_t to = grown.granules + random() % (1 + random() % shape.largest);
       const std::uint64_t end = grown.first + to;
-      const bool expected = to <= grown.length || (end <= shape.granules &&
-                                                   model.is_free(grown.first + grown.length, to - grown.length));
+      const bool expected =
+          to <= grown.length || (end <= shape.granules && model.is_free(grown.first + grown.length, to - grown.length));
       ASSERT_EQ(buddy->extend({static_cast<std::uint32_t>(grown.first)}, {grown.granules}, {to}), expected);
       if (!expected) continue;
       grown.granules = to;
@@ -345,7 +347,8 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
       model.give(dirty->first.value, dirty->granules.value, Contents::clean);
     } else {
       for (std::uint64_t i = 0; i < shape.granules; ++i) {
-        ASSERT_FALSE(model.is_free(i, 1) && model.is_dirty(i, 1)) << "granule " << i << " is dirty and cannot be purged";
+        ASSERT_FALSE(model.is_free(i, 1) && model.is_dirty(i, 1))
+            << "granule " << i << " is dirty and cannot be purged";
       }
     }
     if (step % (shape.steps / 500) == 0) {
@@ -369,8 +372,8 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BuddyModelTest,
                          testing::Values(Shape{64, 64, 200'000}, Shape{100, 20, 200'000}, Shape{1, 1, 1'000},
-                                         Shape{512, 128, 100'000}, Shape{1023, 300, 50'000},
-                                         Shape{4096, 1024, 20'000}, Shape{5 * kBlock + 1536, 3 * kBlock, 1'000}));
+                                         Shape{512, 128, 100'000}, Shape{1023, 300, 50'000}, Shape{4096, 1024, 20'000},
+                                         Shape{5 * kBlock + 1536, 3 * kBlock, 1'000}));
 
 TEST(Buddy, KeepsThreadsApart) {
   constexpr std::uint64_t kGranules = 4096;

@@ -1,0 +1,305 @@
+// The whole below the malloc ABI, in one process and on small instances: objects of a Manager's heap are written,
+// evicted, read back, freed and forked while every byte is checked.
+#include "manager/manager.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "os/pagemap.h"
+#include "os/userfaultfd.h"
+
+namespace polder {
+namespace {
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+struct Object {
+  unsigned char* bytes = nullptr;
+  std::size_t size = 0;
+  std::uint64_t seed = 0;
+};
+
+std::uint64_t word_at(const Object& object, std::size_t index) {
+  std::uint64_t value = object.seed + index * 0x9E3779B97F4A7C15;
+  value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
+  return value ^ (value >> 27);
+}
+
+void write(const Object& object) {
+  for (std::size_t i = 0; i < object.size; ++i) {
+    object.bytes[i] = static_cast<unsigned char>(word_at(object, i / 8) >> (i % 8 * 8));
+  }
+}
+
+bool holds(const Object& object) {
+  for (std::size_t i = 0; i < object.size; ++i) {
+    if (object.bytes[i] != static_cast<unsigned char>(word_at(object, i / 8) >> (i % 8 * 8))) return false;
+  }
+  return true;
+}
+
+class ManagerTest : public ::testing::TestWithParam<os::IoBackend> {
+ protected:
+  void SetUp() override {
+    const Result<os::UffdFeatures> features = os::Userfaultfd::probe();
+    if (!features.ok() || !features.value.move) GTEST_SKIP() << "this machine does not allow paging";
+  }
+
+  void start(std::size_t limit) {
+    ManagerOptions options;
+    options.memory_limit_bytes = limit;
+    options.swap_directory = "/var/tmp";
+    options.swap_bytes = 512 * kMiB;
+    options.io = GetParam();
+    options.arena_bytes = 512 * kMiB;
+    options.smallest_arena_bytes = 512 * kMiB;
+    manager_ = std::make_unique<Manager>(options);
+    manager_->allow_threads();
+    cache_ = manager_->heap().create_cache();
+    ASSERT_NE(cache_, nullptr);
+  }
+  void TearDown() override {
+    if (manager_ != nullptr) manager_->heap().destroy_cache(cache_);
+  }
+
+  Object make(std::size_t size, std::uint64_t seed) {
+    Object object{static_cast<unsigned char*>(manager_->heap().allocate(cache_, size)), size, seed};
+    EXPECT_NE(object.bytes, nullptr);
+    write(object);
+    return object;
+  }
+
+  // What the kernel says is in memory between the metadata's start and the arena's end.
+  std::size_t resident() {
+    os::Pagemap pagemap;
+    EXPECT_TRUE(pagemap.open().ok());
+    std::size_t pages = 0;
+    const Arena& arena = manager_->arena();
+    for (char* at = arena.metadata(); at < arena.base() + arena.size(); at += 64 * kPageSize) {
+      std::uint64_t present = 0;
+      if (pagemap.scan_present(at, 64 * kPageSize, &present).ok()) {
+        pages += static_cast<std::size_t>(std::popcount(present));
+      }
+    }
+    return pages * kPageSize;
+  }
+
+  std::unique_ptr<Manager> manager_;
+  ThreadCache* cache_ = nullptr;
+};
+
+TEST_P(ManagerTest, NothingRunsUntilTheLimitIsApproached) {
+  start(64 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 20000; ++i) objects.push_back(make(1000, i));
+  EXPECT_FALSE(manager_->pager().armed());
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+}
+
+TEST_P(ManagerTest, FourTimesTheLimitComesBackUnchanged) {
+  start(16 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 64 * 1024; ++i) {
+    objects.push_back(make(1000, i));
+    if (i % 8192 == 0) {
+      EXPECT_LE(resident(), 16 * kMiB);
+    }
+  }
+  EXPECT_TRUE(manager_->pager().armed());
+  std::mt19937 random(1);
+  for (int i = 0; i < 10000; ++i) ASSERT_TRUE(holds(objects[random() % objects.size()]));
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+  EXPECT_LE(resident(), 16 * kMiB);
+  EXPECT_GT(manager_->statistics().pager.fills_swap.load(), 0U);
+  manager_->verify();
+}
+
+TEST_P(ManagerTest, LargeBlocksBeyondTheLimitAreFilledAsTheyAreTouched) {
+  start(16 * kMiB);
+  auto* const block = static_cast<unsigned char*>(manager_->heap().allocate_zeroed(cache_, 200 * kMiB));
+  ASSERT_NE(block, nullptr);
+  for (std::size_t at = 0; at < 200 * kMiB; at += 3 * kPageSize) {
+    ASSERT_EQ(block[at], 0);
+    block[at] = static_cast<unsigned char>(at >> 12);
+  }
+  for (std::size_t at = 0; at < 200 * kMiB; at += 3 * kPageSize) {
+    ASSERT_EQ(block[at], static_cast<unsigned char>(at >> 12));
+    ASSERT_EQ(block[at + 1], 0);
+  }
+  EXPECT_LE(resident(), 16 * kMiB);
+  manager_->heap().free(cache_, block);
+}
+
+TEST_P(ManagerTest, SameFilledPagesCostNoSwap) {
+  start(16 * kMiB);
+  std::vector<std::uint64_t*> blocks;
+  for (std::uint64_t i = 0; i < 64; ++i) {
+    blocks.push_back(static_cast<std::uint64_t*>(manager_->heap().allocate(cache_, kMiB)));
+    std::fill_n(blocks.back(), kMiB / 8, i % 5 * 0x0101010101010101);
+  }
+  for (std::uint64_t i = 0; i < 64; ++i) {
+    for (std::size_t j = 0; j < kMiB / 8; ++j) ASSERT_EQ(blocks[i][j], i % 5 * 0x0101010101010101);
+  }
+  EXPECT_GT(manager_->statistics().pager.fills_same_filled.load(), 1000U);
+  EXPECT_EQ(manager_->statistics().pager.fills_swap.load(), 0U);
+}
+
+TEST_P(ManagerTest, CleanPagesAreDroppedWithoutAWrite) {
+  start(16 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 32; ++i) objects.push_back(make(kMiB, i));
+  for (int round = 0; round < 3; ++round) {
+    for (const Object& object : objects) ASSERT_TRUE(holds(object));
+  }
+  const StatisticsSegment& statistics = manager_->statistics();
+  EXPECT_GT(statistics.reclaim.clean_drops.load(), 2000U);
+  EXPECT_LT(statistics.reclaim.bytes_written.load(), 64 * kMiB);
+}
+
+TEST_P(ManagerTest, FreeingStoredMemoryReadsNothing) {
+  start(16 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 64; ++i) objects.push_back(make(kMiB, i));
+  const std::uint64_t read_before = manager_->statistics().pager.bytes_read.load();
+  for (const Object& object : objects) manager_->heap().free(cache_, object.bytes);
+  EXPECT_EQ(manager_->statistics().pager.bytes_read.load(), read_before);
+  manager_->heap().trim(cache_);
+  EXPECT_EQ(manager_->statistics().reclaim.stored_pages.load(), 0U);
+}
+
+TEST_P(ManagerTest, ALoweredLimitHoldsWhenTheCallReturns) {
+  start(64 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 48; ++i) objects.push_back(make(kMiB, i));
+  ASSERT_TRUE(manager_->set_memory_limit(16 * kMiB).ok());
+  EXPECT_LE(resident(), 16 * kMiB);
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+  ASSERT_TRUE(manager_->set_memory_limit(0).ok());
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+  EXPECT_EQ(manager_->set_memory_limit(4096).code(), EINVAL);
+}
+
+TEST_P(ManagerTest, DiscardedMemoryReadsAsZeroWhereverItIs) {
+  start(16 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 40; ++i) objects.push_back(make(kMiB, i));
+  for (const Object& object : objects) {
+    manager_->program_discard(object.bytes + kPageSize, kMiB / 2);
+    for (std::size_t i = 0; i < kMiB / 2; i += 512) ASSERT_EQ(object.bytes[kPageSize + i], 0);
+    ASSERT_EQ(object.bytes[0], static_cast<unsigned char>(word_at(object, 0)));
+    ASSERT_EQ(object.bytes[kMiB - 1], static_cast<unsigned char>(word_at(object, kMiB / 8 - 1) >> 56));
+  }
+}
+
+TEST_P(ManagerTest, RandomReplacementByThreadsKeepsEveryByte) {
+  start(16 * kMiB);
+  std::vector<std::thread> threads;
+  std::atomic<int> wrong{0};
+  for (unsigned t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      Heap& heap = manager_->heap();
+      ThreadCache* const cache = heap.create_cache();
+      std::mt19937 random(t);
+      std::vector<Object> objects(3000);
+      for (std::uint64_t step = 0; step < 12000; ++step) {
+        Object& object = objects[random() % objects.size()];
+        if (object.bytes != nullptr) {
+          if (!holds(object)) ++wrong;
+          heap.free(cache, object.bytes);
+        }
+        object.size = random() % 100 == 0 ? 1 + random() % (300 * 1024) : 1 + random() % 9000;
+        object.seed = step << 8 | t;
+        object.bytes = static_cast<unsigned char*>(heap.allocate(cache, object.size));
+        if (object.bytes == nullptr) {
+          ++wrong;
+          continue;
+        }
+        write(object);
+      }
+      for (const Object& object : objects) {
+        if (object.bytes == nullptr) continue;
+        if (!holds(object)) ++wrong;
+        heap.free(cache, object.bytes);
+      }
+      heap.destroy_cache(cache);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(wrong, 0);
+  EXPECT_LE(resident(), 16 * kMiB);
+  manager_->verify();
+}
+
+TEST_P(ManagerTest, AChildReadsWhatWasEvictedAndWritesItsOwn) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the thread sanitizer does not survive threads in forked children";
+#endif
+  start(16 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 40000; ++i) objects.push_back(make(1000, i));
+  for (int round = 0; round < 3; ++round) {
+    manager_->fork_prepare();
+    const pid_t child = fork();
+    if (child == 0) {
+      manager_->fork_child();
+      int wrong = 0;
+      std::mt19937 random(static_cast<unsigned>(round));
+      for (int i = 0; i < 3000; ++i) {
+        Object& object = objects[random() % objects.size()];
+        wrong += !holds(object);
+        object.seed += 1000000;
+        write(object);
+      }
+      for (const Object& object : objects) wrong += !holds(object);
+      _exit(wrong == 0 ? 0 : 1);
+    }
+    manager_->fork_parent();
+    for (std::size_t i = 0; i < objects.size(); i += 7) {
+      objects[i].seed += 77;
+      write(objects[i]);
+    }
+    int status = 0;
+    ASSERT_EQ(waitpid(child, &status, 0), child);
+    EXPECT_EQ(status, 0);
+    for (const Object& object : objects) ASSERT_TRUE(holds(object));
+  }
+  EXPECT_LE(resident(), 16 * kMiB);
+}
+
+TEST_P(ManagerTest, AFullSwapFileFailsAllocationsAndLosesNothing) {
+  ManagerOptions options;
+  options.memory_limit_bytes = 16 * kMiB;
+  options.swap_bytes = 16 * kMiB;
+  options.io = GetParam();
+  options.arena_bytes = 512 * kMiB;
+  options.smallest_arena_bytes = 512 * kMiB;
+  manager_ = std::make_unique<Manager>(options);
+  manager_->allow_threads();
+  cache_ = manager_->heap().create_cache();
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 1000; ++i) {
+    auto* const bytes = static_cast<unsigned char*>(manager_->heap().allocate(cache_, 60000));
+    if (bytes == nullptr) break;
+    objects.push_back(Object{bytes, 60000, i});
+    write(objects.back());
+  }
+  ASSERT_GT(objects.size(), 300U);
+  ASSERT_LT(objects.size(), 1000U);
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+  for (std::size_t i = 0; i < objects.size() / 2; ++i) manager_->heap().free(cache_, objects[i].bytes);
+  EXPECT_NE(manager_->heap().allocate(cache_, 60000), nullptr);
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, ManagerTest, ::testing::Values(os::IoBackend::uring, os::IoBackend::workers),
+                         [](const auto& backend) { return backend.param == os::IoBackend::uring ? "uring" : "workers"; });
+
+}  // namespace
+}  // namespace polder

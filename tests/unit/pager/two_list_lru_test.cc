@@ -1,0 +1,118 @@
+#include "pager/two_list_lru.h"
+
+#include <gtest/gtest.h>
+
+#include <array>
+#include <list>
+#include <random>
+#include <vector>
+
+#include "os/mapping.h"
+
+namespace polder {
+namespace {
+
+class TwoListLruTest : public ::testing::Test {
+ protected:
+  static constexpr std::uint32_t kGranules = 64;
+  using Nodes = MetadataArray<TwoListLru::Node>;
+
+  TwoListLruTest() : memory_(os::reserve(Nodes::bytes_for(kGranules), kPageSize).value) {
+    MetadataSpace space(memory_, Nodes::bytes_for(kGranules));
+    nodes_ = Nodes(space, kGranules);
+    EXPECT_TRUE(nodes_.ensure(kGranules).ok());
+  }
+  ~TwoListLruTest() override { os::release(memory_, Nodes::bytes_for(kGranules)); }
+
+  std::uint32_t choose_one() {
+    std::array<GranuleId, 1> victim;
+    return lru_.choose(victim) == 1 ? victim[0].value : ~0U;
+  }
+  void arrive(std::uint32_t granule, Arrival how) { lru_.arrived(GranuleId{granule}, how); }
+
+  char* memory_;
+  Nodes nodes_;
+  TwoListLru lru_{nodes_};
+};
+
+TEST_F(TwoListLruTest, FirstTouchesLeaveInOrder) {
+  for (std::uint32_t i = 0; i < 5; ++i) arrive(i, Arrival::zero);
+  for (std::uint32_t i = 0; i < 5; ++i) EXPECT_EQ(choose_one(), i);
+  EXPECT_EQ(choose_one(), ~0U);
+}
+
+TEST_F(TwoListLruTest, ASoftFaultSavesItsGranule) {
+  for (std::uint32_t i = 0; i < 6; ++i) arrive(i, Arrival::zero);
+  arrive(0, Arrival::staged);
+  EXPECT_EQ(lru_.active(), GranuleCount{1});
+  for (std::uint32_t i = 1; i < 6; ++i) EXPECT_EQ(choose_one(), i);
+  EXPECT_EQ(choose_one(), 0U);
+}
+
+TEST_F(TwoListLruTest, AnEarlyRefaultIsActivatedALateOneIsNot) {
+  for (std::uint32_t i = 0; i < 12; ++i) arrive(i, Arrival::zero);
+  for (std::uint32_t i = 0; i < 4; ++i) arrive(i, Arrival::staged);
+  ASSERT_EQ(lru_.active(), GranuleCount{4});
+  ASSERT_EQ(choose_one(), 4U);
+  arrive(4, Arrival::stored);
+  EXPECT_EQ(lru_.active(), GranuleCount{5});
+  ASSERT_EQ(choose_one(), 5U);
+  for (int i = 0; i < 6; ++i) choose_one();
+  const GranuleCount before = lru_.active();
+  arrive(5, Arrival::stored);
+  EXPECT_EQ(lru_.active(), before);
+}
+
+TEST_F(TwoListLruTest, ActiveNeverStarvesInactive) {
+  for (std::uint32_t i = 0; i < 30; ++i) arrive(i, Arrival::staged);
+  choose_one();
+  EXPECT_LE(lru_.active().value, 2 * (lru_.aged().value - lru_.active().value) + 2);
+}
+
+TEST_F(TwoListLruTest, WhatIsFilledAheadDoesNotGetYounger) {
+  for (std::uint32_t i = 0; i < 3; ++i) arrive(i, Arrival::zero);
+  arrive(0, Arrival::ahead);
+  EXPECT_EQ(choose_one(), 0U);
+}
+
+// Every granule that arrived and was not chosen since is chosen exactly once when the lists are drained.
+TEST_F(TwoListLruTest, NothingIsLostOrChosenTwice) {
+  std::mt19937 random(7);
+  std::array<bool, kGranules> aged{};
+  const std::array kWays = {Arrival::converted, Arrival::zero,  Arrival::staged,
+                            Arrival::stored,    Arrival::ahead, Arrival::refused};
+  for (int step = 0; step < 100000; ++step) {
+    if (random() % 3 != 0) {
+      const std::uint32_t granule = random() % kGranules;
+      arrive(granule, kWays[random() % kWays.size()]);
+      aged[granule] = true;
+    } else {
+      std::array<GranuleId, 3> victims;
+      const std::size_t count = lru_.choose(victims);
+      for (std::size_t i = 0; i < count; ++i) {
+        ASSERT_TRUE(aged[victims[i].value]);
+        aged[victims[i].value] = false;
+      }
+    }
+    std::uint64_t expected = 0;
+    for (const bool is_aged : aged) expected += is_aged;
+    ASSERT_EQ(lru_.aged().value, expected);
+  }
+  for (std::uint32_t granule = choose_one(); granule != ~0U; granule = choose_one()) {
+    ASSERT_TRUE(aged[granule]);
+    aged[granule] = false;
+  }
+  for (const bool is_aged : aged) EXPECT_FALSE(is_aged);
+}
+
+TEST_F(TwoListLruTest, AChildStartsWithEmptyLists) {
+  for (std::uint32_t i = 0; i < 5; ++i) arrive(i, Arrival::staged);
+  lru_.reset_in_child(GranuleId{kGranules});
+  EXPECT_EQ(lru_.aged(), GranuleCount{0});
+  arrive(3, Arrival::zero);
+  EXPECT_EQ(choose_one(), 3U);
+  EXPECT_EQ(choose_one(), ~0U);
+}
+
+}  // namespace
+}  // namespace polder
