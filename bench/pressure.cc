@@ -1,12 +1,12 @@
-// Reads of small objects from a heap that does not fit: how many a second, and how long one takes. Knows nothing of what
-// limits the memory; scripts/bench runs it under the library and under a memory cgroup with the kernel's swap.
+// Reads of small objects from a heap that does not fit: how many a second, and how long one takes. Knows nothing of
+// what limits the memory; scripts/bench runs it under the library and under a memory cgroup with the kernel's swap.
 //
 //   pressure [--bytes SIZE] [--object-size N] [--seconds N] [--warm-up N] [--seed N] [--patterns LIST]
 //
-// All objects are allocated and written first. Then each pattern (uniform, zipf: exponent 0.99 over objects in scrambled
-// order, sequential: the order of allocation) runs for `warm-up` seconds and is measured for `seconds`. Every byte of an
-// object is checked at every read; one read in five is followed by a write of the whole object. Everything, also the
-// arrays of pointers and versions, is allocated with malloc.
+// All objects are allocated and written first. Then each pattern (uniform, zipf: exponent 0.99 over objects in
+// scrambled order, sequential: the order of allocation) runs for `warm-up` seconds and is measured for `seconds`. Every
+// byte of an object is checked at every read; one read in five is followed by a write of the whole object. Everything,
+// also the arrays of pointers and versions, is allocated with malloc.
 //
 // Output: one line per pattern, `pattern objects_per_second p50_us p99_us p999_us max_us reads`, after a line
 // `load - seconds`. Status 1 when a byte is wrong.
@@ -169,14 +169,13 @@ class Workload {
 
  private:
   // Random bytes whatever the object: the kinds of pattern that compress are not for a race with the kernel.
-  Pattern pattern(std::uint64_t index) const {
-    return Pattern(((index * 256 + versions_[index]) << 4) | 7);
-  }
+  Pattern pattern(std::uint64_t index) const { return Pattern(((index * 256 + versions_[index]) << 4) | 7); }
 
   void visit(std::uint64_t index) {
     const std::size_t wrong = pattern(index).first_difference(objects_[index], 0, settings_.object_size);
     if (wrong != Pattern::kNone) {
-      std::fprintf(stderr, "pressure: object %llu is wrong at byte %zu\n", static_cast<unsigned long long>(index), wrong);
+      std::fprintf(stderr, "pressure: object %llu is wrong at byte %zu\n", static_cast<unsigned long long>(index),
+                   wrong);
       std::exit(1);
     }
     if (random_.below(5) == 0) {

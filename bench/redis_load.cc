@@ -3,8 +3,8 @@
 //   redis_load SOCKET load|read [BYTES]        (1 GiB)
 //
 // Keys are key:00000000 and so on; the value of each has 1 to 4 KiB of pseudo-random bytes that follow from its number.
-// `load` sets them in order; `read` gets every one of them once, in random order, and checks every byte. Progress goes to
-// standard output, `done-bytes all-bytes` a line, five times a second; the last line is `end keys bytes seconds`.
+// `load` sets them in order; `read` gets every one of them once, in random order, and checks every byte. Progress goes
+// to standard output, `done-bytes all-bytes` a line, five times a second; the last line is `end keys bytes seconds`.
 // Status 1: a wrong byte or a reply that is not what was asked for; 2: usage or no connection.
 #include <sys/socket.h>
 #include <sys/un.h>

@@ -28,18 +28,17 @@ Function next_definition(const char* name) {
   return reinterpret_cast<Function>(dlsym(RTLD_NEXT, name));
 }
 
-bool needs_handlers() { return manager_runs() && running_manager().pager().armed(); }
-
 // What a cloned child starts with, on its parent's stack: a copy of its own, since it shares no memory.
 struct Start {
   Body body;
   void* argument;
 };
 
+// The C library would end only the thread that returns here, and leave the process to its service threads.
 int run_cloned(void* memory) {
   const Start start = *static_cast<const Start*>(memory);
   after_fork_in_child();
-  return start.body(start.argument);
+  _exit(start.body(start.argument));
 }
 
 }  // namespace
@@ -50,7 +49,7 @@ using namespace polder::runtime;
 extern "C" POLDER_EXPORT pid_t _Fork() noexcept {
   static constinit ForkFunction next = nullptr;
   if (next == nullptr) next = next_definition<ForkFunction>("_Fork");
-  if (!needs_handlers()) return next();
+  if (!manager_runs() || !running_manager().pager().armed()) return next();
   before_fork();
   const pid_t child = next();
   const int error = errno;
@@ -71,7 +70,7 @@ extern "C" POLDER_EXPORT int clone(Body body, void* stack, int flags, void* argu
   pid_t* const child_id = va_arg(rest, pid_t*);
   va_end(rest);
   const auto next = next_definition<CloneFunction>("clone");
-  if ((flags & CLONE_VM) != 0 || body == nullptr || stack == nullptr || !needs_handlers()) {
+  if ((flags & CLONE_VM) != 0 || body == nullptr || stack == nullptr || !manager_runs()) {
     return next(body, stack, flags, argument, parent_id, tls, child_id);
   }
   Start start{.body = body, .argument = argument};

@@ -98,7 +98,8 @@ int supervise(const std::string& path, const std::vector<char*>& arguments, cons
       const pid_t changed = waitpid(child, &status, WNOHANG | WUNTRACED);
       if (changed != child) break;
       if (!WIFSTOPPED(status)) return status;
-      raise(SIGSTOP);  // a job stops as a whole; whoever continues us continues the command
+      if (WSTOPSIG(status) == SIGSTOP) continue;  // somebody stopped the command, not the job
+      raise(SIGSTOP);                             // a job stops as a whole, and is continued as a whole
       kill(child, SIGCONT);
     }
   }

@@ -34,8 +34,9 @@ def release(directory=None):
     if directory:
         return Build(directory)
     for command in (["cmake", "--preset", "release"], ["cmake", "--build", "--preset", "release"]):
-        result = subprocess.run(command, cwd=ROOT, env={**os.environ, "CC": "gcc", "CXX": "g++"}, stdout=subprocess.PIPE,
-                                stderr=subprocess.STDOUT, text=True, check=False)
+        environment = {**os.environ, "CC": "gcc", "CXX": "g++"}
+        result = subprocess.run(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                text=True, check=False)
         if result.returncode != 0:
             sys.exit(f"{result.stdout}\n{' '.join(command)} failed")
     return Build(ROOT / "build" / "release")

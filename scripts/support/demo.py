@@ -1,4 +1,4 @@
-"""Debian's redis-server with 1 GiB of values under 256 MiB, beside itself without a limit and under the kernel's swap."""
+"""Debian's redis-server with 1 GiB of values under 256 MiB, beside itself without a limit and on the kernel's swap."""
 
 import argparse
 import contextlib
@@ -103,6 +103,7 @@ def with_polder(job, directory, side, built, arguments):
     side.limit = report.parse_size(arguments.memory)
     stats, watch, live = (pathlib.Path(directory, name) for name in ("stats.json", "watch.json", "live.json"))
     watcher = [built.program("tests", "stress", "resident_watch"), "--limit", arguments.memory, "--report", watch,
+               "--interval-ms", "33", "--exact-every", "30",
                "--progress", live, "--"]
 
     def resident():

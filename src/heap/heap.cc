@@ -136,9 +136,8 @@ GranuleKind Heap::require_start(const char* operation, const void* pointer) cons
   const auto address = reinterpret_cast<std::uintptr_t>(pointer);
   if (is_slab(kind)) {
     const SizeClassInfo& info = info_of(class_of(kind));
-    const auto offset = static_cast<std::uint32_t>(address & (info.granules * kGranuleSize - 1));
-    const std::uint32_t index = object_index(info, offset);
-    if (index >= info.capacity || index * info.size != offset) report_interior_pointer(operation, pointer);
+    if (!is_object_start(info, address & (info.granules * kGranuleSize - 1)))
+      report_interior_pointer(operation, pointer);
     return kind;
   }
   switch (kind) {

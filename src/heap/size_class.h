@@ -33,11 +33,17 @@ struct SizeClassInfo {
   std::uint32_t capacity = 0;    // objects of a slab
   std::uint32_t magazine = 0;    // most objects of the class that one thread keeps
   std::uint64_t reciprocal = 0;  // ceil(2^40 / size)
+  // offset * start_test >> 24 < start_limit exactly for the offsets of the slab's objects: the fraction that
+  // multiplication by the reciprocal leaves is index * (reciprocal * size - 2^40) for them and larger for all others
+  // (D. Lemire, O. Kaser, N. Kurz, "Faster remainder by direct computation", 2019).
+  std::uint64_t start_test = 0;
+  std::uint32_t start_limit = 0;
 };
 
 namespace internal {
 
 inline constexpr unsigned kReciprocalShift = 40;
+inline constexpr unsigned kFractionShift = 64 - kReciprocalShift;
 // A thread keeps at most 64 KiB of one class, within these bounds. The upper one makes a magazine a page.
 inline constexpr std::uint32_t kMagazineBytes = 64 << 10;
 inline constexpr std::uint32_t kSmallestMagazine = 3;
@@ -59,6 +65,9 @@ constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
     if (info.magazine < kSmallestMagazine) info.magazine = kSmallestMagazine;
     if (info.magazine > kLargestMagazine) info.magazine = kLargestMagazine;
     info.reciprocal = ((std::uint64_t{1} << kReciprocalShift) + size - 1) / size;
+    info.start_test = info.reciprocal << kFractionShift;
+    const std::uint64_t excess = info.reciprocal * size - (std::uint64_t{1} << kReciprocalShift);
+    info.start_limit = excess == 0 ? 1 : static_cast<std::uint32_t>(info.capacity * excess);
     if (size >= 128 && (size & (size - 1)) == 0) step = size / 8;
   }
   return classes;
@@ -96,7 +105,10 @@ constexpr bool size_classes_hold() {
       return false;
     // Objects of a slab are told apart by multiplication: exact for every offset below 2^18 and size up to 2^15.
     if (length > (std::size_t{1} << 18) || info.size > (1U << 15)) return false;
-    if (info.reciprocal * info.size - (std::uint64_t{1} << kReciprocalShift) >= info.size) return false;
+    const std::uint64_t excess = info.reciprocal * info.size - (std::uint64_t{1} << kReciprocalShift);
+    if (excess >= info.size || info.capacity * excess >= info.reciprocal) return false;
+    // Without an excess every multiple of the size passes the test, so there must be none behind the last object.
+    if (excess == 0 && info.capacity * std::size_t{info.size} != length) return false;
     if (kClassBySize[info.size / 16] != index || kClassBySize[previous / 16 + 1] != index) return false;
   }
   return kSizeClasses[1].size == kSmallestObject && kSizeClasses[kSizeClassCount].size == kLargestSmall &&
@@ -121,6 +133,14 @@ constexpr SizeClass size_class_for_aligned(std::size_t size, std::size_t alignme
 // Which object of its slab begins at or before `offset`.
 constexpr std::uint32_t object_index(const SizeClassInfo& info, std::uint32_t offset) {
   return static_cast<std::uint32_t>((offset * info.reciprocal) >> internal::kReciprocalShift);
+}
+
+// Whether an object begins at `offset` of its slab.
+constexpr bool is_object_start(std::uint64_t offset, std::uint64_t start_test, std::uint32_t start_limit) {
+  return offset * start_test >> internal::kFractionShift < start_limit;
+}
+constexpr bool is_object_start(const SizeClassInfo& info, std::uint64_t offset) {
+  return is_object_start(offset, info.start_test, info.start_limit);
 }
 
 }  // namespace polder

@@ -24,8 +24,9 @@ constexpr ThreadCache::ThreadCache() {
     magazine.top = const_cast<void**>(&kNullSlot);
     magazine.limit = magazine.top;
     if (kind == 0 || kind > kSizeClassCount) continue;
-    magazine.start_test = kSizeClasses[kind].reciprocal << (64 - internal::kReciprocalShift);
-    magazine.offset_mask = kSizeClasses[kind].granules * kGranuleSize - 1;
+    magazine.start_test = kSizeClasses[kind].start_test;
+    magazine.start_limit = kSizeClasses[kind].start_limit;
+    magazine.offset_mask = static_cast<std::uint32_t>(kSizeClasses[kind].granules * kGranuleSize - 1);
   }
 }
 

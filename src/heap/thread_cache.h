@@ -48,7 +48,7 @@ class alignas(64) ThreadCache {
     if (top == magazine.limit || *top == pointer) [[unlikely]]
       return false;
     const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(pointer) & magazine.offset_mask;
-    if (offset * magazine.start_test >= magazine.start_test) [[unlikely]]
+    if (!is_object_start(offset, magazine.start_test, magazine.start_limit)) [[unlikely]]
       return false;
 #if defined(POLDER_VERIFY_BUILD)
     if (contains(kind, pointer)) return false;
@@ -84,10 +84,9 @@ class alignas(64) ThreadCache {
   struct Magazine {
     void** top = nullptr;
     void** limit = nullptr;
-    // offset * start_test < start_test exactly for multiples of the object size (size_class.h; D. Lemire, O. Kaser,
-    // N. Kurz, "Faster remainder by direct computation", 2019). 0 for kinds without objects: never true.
-    std::uint64_t start_test = 0;
-    std::uint64_t offset_mask = 0;  // offset of an address in its slab
+    std::uint64_t start_test = 0;   // of the class
+    std::uint32_t start_limit = 0;  // of the class; 0 for kinds without objects: nothing passes
+    std::uint32_t offset_mask = 0;  // offset of an address in its slab
   };
 
   constexpr ThreadCache();

@@ -36,6 +36,9 @@ namespace {
 constexpr std::size_t kSmallestStack = std::size_t{kThreadSanitizer ? 2048 : 64} << 10;
 constexpr std::size_t kLargestStack = std::size_t{64} << 20;
 
+// Atomic: set by the constructor, read by whoever starts a service thread later. Relaxed: what it points to is static.
+constinit std::atomic<std::atomic<std::uint32_t>*> thread_count{nullptr};
+
 // Lies above the new thread's stack until the thread has copied it.
 struct alignas(64) ThreadStart {
   void (*body)(void*);
@@ -126,12 +129,17 @@ Errno start_service_thread(void (*body)(void*), void* argument, const char* name
       start->name[length] = '\0';
       error = create_detached(stack, size - sizeof(ThreadStart), start);
     }
-    if (error.ok()) return kOk;
+    if (error.ok()) {
+      if (auto* const count = thread_count.load(std::memory_order_relaxed); count != nullptr) count->fetch_sub(1);
+      return kOk;
+    }
     release(memory.value, kPageSize + size);
     if (error != Errno(EINVAL) || size >= kLargestStack) return error;
     size *= 2;
   }
 }
+
+void set_thread_count(std::atomic<std::uint32_t>* count) { thread_count.store(count, std::memory_order_relaxed); }
 
 std::uint32_t thread_id() { return static_cast<std::uint32_t>(system_call(SYS_gettid)); }
 std::uint32_t process_id() { return static_cast<std::uint32_t>(system_call(SYS_getpid)); }

@@ -60,6 +60,8 @@ Errno Converter::convert_locked(BlockId block) {
     if (state == PageState::resident && !is_set(present, i)) {
       parts_.table.set_unshared(page, PageWord::of(PageState::untouched));
       absent += PageCount{1};
+    } else if (state == PageState::resident) {
+      parts_.table.set_unshared(page, PageWord::of(PageState::resident));  // no longer fresh: it has been written
     } else if (state == PageState::untouched && is_set(present, i)) {
       // Written beyond what was handed out: the program's bug, but its bytes are in memory and must be paid for.
       parts_.table.set_unshared(page, PageWord::of(PageState::resident));

@@ -9,7 +9,7 @@ namespace polder {
 namespace {
 
 constexpr std::uint64_t kRetrySwapNs = 1'000'000'000;
-constexpr std::uint64_t kIdleWorkNs = 500'000'000;
+constexpr std::uint64_t kHouseKeepingNs = 500'000'000;
 
 }  // namespace
 
@@ -29,6 +29,7 @@ void Reclaimer::run() {
     });
     worked |= reap();
     publish_gauges(parts_);
+    house_keeping();
     if (pressed()) {
       const bool progress = reclaim_batch();
       note_progress(progress);
@@ -36,7 +37,6 @@ void Reclaimer::run() {
     } else {
       reclaiming_ = false;
       if (exhausted()) note_progress(true);
-      idle_work();
     }
     if (!worked) rest();
   }
@@ -136,6 +136,7 @@ void Reclaimer::note_progress(bool progress) {
   const bool exhausted = !progress && !waits_for_disk;
   if (exhausted && os::monotonic_ns() - last_retry_ns_ > kRetrySwapNs) {
     last_retry_ns_ = os::monotonic_ns();
+    const os::MutexLock lock(evictor_.mutex());
     parts_.store.retry_swap();
   }
   if (exhausted_.exchange(exhausted) == exhausted) return;
@@ -143,10 +144,10 @@ void Reclaimer::note_progress(bool progress) {
   parts_.wakeups.room_changed();
 }
 
-void Reclaimer::idle_work() {
+void Reclaimer::house_keeping() {
   const std::uint64_t now = os::monotonic_ns();
-  if (now - last_idle_ns_ < kIdleWorkNs) return;
-  last_idle_ns_ = now;
+  if (now - last_house_keeping_ns_ < kHouseKeepingNs) return;
+  last_house_keeping_ns_ = now;
   const os::MutexLock lock(evictor_.mutex());
   parts_.store.release_finished_holds();
   parts_.store.close_unreferenced_files();

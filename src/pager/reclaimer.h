@@ -5,7 +5,7 @@
 //   2. while less than half of what is charged can be evicted, the oldest native pageblocks become managed
 //   3. victims are staged; beyond the depth of the second chance, or when room is short, the oldest cluster is stored
 //
-// It also answers requests for managed blocks, stands still for forks, and does the store's idle work. When none of its
+// It also answers requests for managed blocks, stands still for forks, and does the store's housekeeping. When none of its
 // means frees anything it says so (exhausted), so that allocations fail instead of waiting for ever.
 #pragma once
 
@@ -62,7 +62,7 @@ class Reclaimer {
   bool reap();
   void serve_fork();
   void note_progress(bool progress);
-  void idle_work();
+  void house_keeping();
   void rest();
 
   PagerParts& parts_;
@@ -79,7 +79,7 @@ class Reclaimer {
   bool reclaiming_ = false;           // between low and high watermark
   std::uint64_t stuck_ = 0;           // clusters in a row of which nothing could be stored
   std::uint64_t last_retry_ns_ = 0;
-  std::uint64_t last_idle_ns_ = 0;
+  std::uint64_t last_house_keeping_ns_ = 0;
   std::atomic<std::uint64_t> wanted_{0};  // atomic: pages that allocating threads wait for
   std::atomic<bool> exhausted_{false};
   std::atomic<bool> stopping_{false};

@@ -16,8 +16,10 @@ constexpr std::uint32_t kSectionsPerGroup = SlotTable::kGroupSlots / SlotTable::
 
 constexpr std::uint64_t bit_of(std::uint32_t index) { return std::uint64_t{1} << (index % 64); }
 
-// `count` bits from bit `first` on; first + count <= 64, count > 0.
-constexpr std::uint64_t bits_from(std::uint32_t first, std::uint32_t count) { return kAll >> (64 - count) << first; }
+// `count` bits from bit `first` on; first + count <= 64.
+constexpr std::uint64_t bits_from(std::uint32_t first, std::uint32_t count) {
+  return (count == 64 ? kAll : (std::uint64_t{1} << count) - 1) << first;
+}
 
 }  // namespace
 

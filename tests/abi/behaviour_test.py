@@ -14,6 +14,7 @@ PROGRAMS = [
     ["fork_allocations"],
     ["limit_change"],
     ["make_process"],
+    ["last_thread"],
 ]
 
 for name, *arguments in PROGRAMS:

@@ -118,6 +118,16 @@ class PassingOn(CommandTest):
             process.stdin.close()
             self.assertEqual(process.wait(20), 4)
 
+    def test_the_command_alone_stopped(self):
+        """A stop that was not meant for us does not stop us: we notice the end all the same."""
+        process = self.start(self.modes[1], "sh", "-c", "echo $$; read line; exit 4", stdin=subprocess.PIPE)
+        command = int(self.line(process.stdout))
+        os.kill(command, signal.SIGSTOP)
+        time.sleep(0.2)
+        os.kill(command, signal.SIGCONT)
+        process.communicate(b"\n", timeout=20)
+        self.assertEqual(process.returncode, 4)
+
     def test_terminal_interrupt_arrives_once(self):
         for mode in self.modes:
             child, terminal = pty.fork()

@@ -59,11 +59,10 @@ std::uint64_t check(const std::vector<Object>& objects, std::size_t from, std::s
     const std::size_t wrong = Pattern(object.seed).first_difference(object.pointer, 0, object.size);
     if (wrong != Pattern::kNone) {
       char line[256];
-      const int length =
-          std::snprintf(line, sizeof line,
-                        "fork_readers: %s %d: object %zu at %p, %zu bytes: byte %zu is 0x%02x instead of 0x%02x\n", who,
-                        getpid(), i, static_cast<void*>(object.pointer), object.size, wrong, object.pointer[wrong],
-                        Pattern(object.seed).byte(wrong));
+      const int length = std::snprintf(
+          line, sizeof line, "fork_readers: %s %d: object %zu at %p, %zu bytes: byte %zu is 0x%02x instead of 0x%02x\n",
+          who, getpid(), i, static_cast<void*>(object.pointer), object.size, wrong, object.pointer[wrong],
+          Pattern(object.seed).byte(wrong));
       if (write(STDERR_FILENO, line, static_cast<std::size_t>(length)) < 0) std::_Exit(kBroken);
       std::_Exit(kDifference);
     }

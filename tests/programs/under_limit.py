@@ -1,7 +1,7 @@
 """Runs real programs under `polder run --memory …` and without it, watched by the kernel's figures from outside.
 
-Paths come from the environment (tests/CMakeLists.txt), by default those of the release build. With POLDER_TEST_BARE=1 the limited run is made
-without the library and without its checks: that is how a test itself is tried out.
+Paths come from the environment (tests/CMakeLists.txt), by default those of the release build. With POLDER_TEST_BARE=1
+the limited run is made without the library and without its checks: that is how a test itself is tried out.
 """
 
 import contextlib

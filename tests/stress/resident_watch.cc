@@ -1,5 +1,6 @@
-// Runs `polder run --stats FILE … -- PROGRAM` and watches, from outside and in the kernel's own figures, how much of the
-// library's address range is resident in PROGRAM's process. The library is asked for nothing but where that range lies.
+// Runs `polder run --stats FILE … -- PROGRAM` and watches, from outside and in the kernel's own figures, how much of
+// the library's address range is resident in PROGRAM's process. The library is asked for nothing but where that range
+// lies.
 //
 //   resident_watch [--limit SIZE] [--limit-file FILE] [--interval-ms N] [--exact-every N] [--report FILE]
 //                  [--progress FILE] -- COMMAND…
@@ -12,8 +13,8 @@
 //               more on a busy machine, and is no snapshot: what is filled at high addresses while low ones that were
 //               counted already are evicted counts twice. A walk that found more than the high-water mark of the same
 //               stretch of time is torn so; the mark takes its place.
-//   exact       the same walk with the process stopped: every --exact-every samples (8; 0: never), and at once after each
-//               walk above the limit.
+//   exact       the same walk with the process stopped: every --exact-every samples (8; 0: never), and at once after
+//               each walk above the limit.
 //
 // The limit is --limit or, once something was published there, the one in --limit-file (limit_file.h).
 //
@@ -224,8 +225,8 @@ class Watch {
                   "\"worst_excess\": %llu, \"exact_samples\": %llu, \"exact_peak\": %llu, \"exact_above\": %llu, "
                   "\"exact_worst_excess\": %llu, \"continuous_peak\": %llu, \"continuous_above\": %llu, "
                   "\"continuous_error\": %llu}\n",
-                  process_, finished ? "true" : "false", n(settings_.limit), n(current_), n(sampled_.samples),
-                  rate(), longest_gap_ * 1000, n(torn_), n(sampled_.peak), n(sampled_.above), n(sampled_.worst_excess),
+                  process_, finished ? "true" : "false", n(settings_.limit), n(current_), n(sampled_.samples), rate(),
+                  longest_gap_ * 1000, n(torn_), n(sampled_.peak), n(sampled_.above), n(sampled_.worst_excess),
                   n(exact_.samples), n(exact_.peak), n(exact_.above), n(exact_.worst_excess), n(continuous_.peak),
                   n(continuous_.above), n(counter_error()));
     return text;
@@ -237,20 +238,22 @@ class Watch {
       return kStatusUnwatched;
     }
     const auto mib = [](std::uint64_t bytes) { return static_cast<double>(bytes) / (1 << 20); };
-    std::fprintf(stderr,
-                 "resident_watch: %llu samples (%.0f/s, %llu torn), peak %.2f MiB; stopped: %llu samples, peak %.2f MiB; "
-                 "continuous peak %.2f MiB (+-%.2f)\n",
-                 static_cast<unsigned long long>(sampled_.samples), rate(),
-                 static_cast<unsigned long long>(torn_), mib(sampled_.peak),
-                 static_cast<unsigned long long>(exact_.samples), mib(exact_.peak), mib(continuous_.peak),
-                 mib(counter_error()));
+    std::fprintf(
+        stderr,
+        "resident_watch: %llu samples (%.0f/s, %llu torn), peak %.2f MiB; stopped: %llu samples, peak %.2f MiB; "
+        "continuous peak %.2f MiB (+-%.2f)\n",
+        static_cast<unsigned long long>(sampled_.samples), rate(), static_cast<unsigned long long>(torn_),
+        mib(sampled_.peak), static_cast<unsigned long long>(exact_.samples), mib(exact_.peak), mib(continuous_.peak),
+        mib(counter_error()));
     if (sampled_.above > 0) {
-      std::fprintf(stderr, "resident_watch: %llu walks above the limit, worst by %.3f MiB, within what cannot be told from "
+      std::fprintf(stderr,
+                   "resident_watch: %llu walks above the limit, worst by %.3f MiB, within what cannot be told from "
                    "a torn one\n",
                    static_cast<unsigned long long>(sampled_.above), mib(sampled_.worst_excess));
     }
     if (exact_.above > 0 || continuous_.above > 0) {
-      std::fprintf(stderr, "resident_watch: ABOVE THE LIMIT: %llu times stopped (worst by %.3f MiB), "
+      std::fprintf(stderr,
+                   "resident_watch: ABOVE THE LIMIT: %llu times stopped (worst by %.3f MiB), "
                    "%llu times continuous (worst by %.3f MiB beyond its error)\n",
                    static_cast<unsigned long long>(exact_.above), mib(exact_.worst_excess),
                    static_cast<unsigned long long>(continuous_.above), mib(continuous_.worst_excess));
@@ -264,9 +267,7 @@ class Watch {
   }
 
  private:
-  double rate() const {
-    return last_ > first_ ? static_cast<double>(sampled_.samples - 1) / (last_ - first_) : 0;
-  }
+  double rate() const { return last_ > first_ ? static_cast<double>(sampled_.samples - 1) / (last_ - first_) : 0; }
 
   // The command itself or a child of it, whichever the configuration in its environment names as the segment's owner.
   bool find_process(pid_t command) {
@@ -335,7 +336,7 @@ void write_file(const char* path, const std::string& text) {
 }
 
 void pass_signals_on() {
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = [](int number) { signal_to_pass = number; };
   for (const int number : {SIGINT, SIGTERM, SIGHUP}) sigaction(number, &action, nullptr);
 }

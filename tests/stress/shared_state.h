@@ -24,8 +24,8 @@ struct Object {
 // Mapped memory for `count` objects of T, all zero; never unmapped.
 template <typename T>
 T* map_array(std::size_t count) {
-  void* memory = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                      -1, 0);
+  void* memory =
+      mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (memory == MAP_FAILED) {
     std::perror("stress: mmap of the bookkeeping");
     _exit(2);

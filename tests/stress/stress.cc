@@ -150,8 +150,8 @@ class Run {
     std::thread threads[kMostThreads];
     for (unsigned i = 0; i < settings_.threads; ++i) {
       threads[i] = std::thread([this, i] {
-        Worker worker({i, static_cast<unsigned>(settings_.threads), settings_.bytes / settings_.threads,
-                       settings_.seed, settings_.fork_children},
+        Worker worker({i, static_cast<unsigned>(settings_.threads), settings_.bytes / settings_.threads, settings_.seed,
+                       settings_.fork_children},
                       shared_, &counters_[i], mailboxes_);
         worker.run();
       });

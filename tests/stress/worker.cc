@@ -286,11 +286,12 @@ void Worker::verify_everything() {
 
 void Worker::fail(const Object& object, std::size_t offset, const char* doing) {
   const programs::Pattern pattern(object.seed);
-  print("stress: WRONG BYTE during \"%s\": process %d, worker %u, object %p of %zu bytes, seed 0x%llx, offset %zu "
-        "(address %p): expected 0x%02x, found 0x%02x\n",
-        doing, getpid(), settings_.index, static_cast<void*>(object.pointer), object.size,
-        static_cast<unsigned long long>(object.seed), offset, static_cast<void*>(object.pointer + offset),
-        pattern.byte(offset), object.pointer[offset]);
+  print(
+      "stress: WRONG BYTE during \"%s\": process %d, worker %u, object %p of %zu bytes, seed 0x%llx, offset %zu "
+      "(address %p): expected 0x%02x, found 0x%02x\n",
+      doing, getpid(), settings_.index, static_cast<void*>(object.pointer), object.size,
+      static_cast<unsigned long long>(object.seed), offset, static_cast<void*>(object.pointer + offset),
+      pattern.byte(offset), object.pointer[offset]);
   // Page by page: how much is wrong, and whether it is zeros.
   const auto address = reinterpret_cast<std::uintptr_t>(object.pointer);
   unsigned pages = 0;

@@ -57,7 +57,7 @@ class Worker {
   Counters* counters_;
   Mailbox* mailboxes_;
   programs::Random random_;
-  Object* slots_;         // [0, live_) are live, in no order
+  Object* slots_;  // [0, live_) are live, in no order
   std::size_t live_ = 0;
   std::uint64_t bytes_ = 0;
   std::uint64_t next_seed_;

@@ -85,7 +85,7 @@ TEST_F(HeapTest, WorksWithoutACache) {
   heap_.expect_empty();
 }
 
-TEST_F(HeapTest, MetadataChargesOnlyWhatIsHandedOut) {
+TEST_F(HeapTest, OnlyPagesWithObjectsAreProvided) {
   ThreadCache* const none = ThreadCache::empty();
   void* const small = heap_->allocate(none, 7168);  // 9 to a slab, which leaves 1 KiB of the granule
   EXPECT_EQ(heap_.backing().provided(), 16U);
@@ -489,12 +489,7 @@ TEST_P(HeapDeathTest, InteriorPointers) {
   char* const large = allocate(kMiB);
   EXPECT_DEATH(heap_->free(cache_, large + kGranuleSize), "not the start of an allocation");
   char* const tail = allocate(7168);  // 9 to a slab, then 1 KiB that is no object
-  EXPECT_DEATH(
-      {
-        heap_->free(cache_, tail + 9 * 7168);
-        heap_->trim(cache_);
-      },
-      "not the start of an allocation");
+  EXPECT_DEATH(heap_->free(cache_, tail + 9 * 7168), "not the start of an allocation");
 }
 
 TEST_P(HeapDeathTest, PointersThatWereNeverHandedOut) {

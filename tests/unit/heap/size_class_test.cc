@@ -37,14 +37,14 @@ TEST(SizeClass, AlignedClassesAreTheSmallestThatServe) {
   EXPECT_EQ(size_class_for_aligned(kLargestSmall + 1, 16).index, 0);
 }
 
-TEST(SizeClass, ObjectIndexIsExactForEveryOffset) {
+TEST(SizeClass, ArithmeticIsExactForEveryOffset) {
   for (unsigned index = 1; index <= kSizeClassCount; ++index) {
     const SizeClassInfo& info = kSizeClasses[index];
     const auto length = static_cast<std::uint32_t>(info.granules * kGranuleSize);
-    const std::uint64_t start_test = info.reciprocal << 24;
     for (std::uint32_t offset = 0; offset < length; ++offset) {
       ASSERT_EQ(object_index(info, offset), offset / info.size) << info.size;
-      ASSERT_EQ(offset * start_test < start_test, offset % info.size == 0) << info.size << " at " << offset;
+      const bool start = offset % info.size == 0 && offset / info.size < info.capacity;
+      ASSERT_EQ(is_object_start(info, offset), start) << info.size << " at " << offset;
     }
   }
 }

@@ -8,6 +8,7 @@
 
 #include <cerrno>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <random>
 #include <thread>
@@ -173,6 +174,29 @@ TEST_P(ManagerTest, FreeingStoredMemoryReadsNothing) {
   EXPECT_EQ(manager_->statistics().pager.bytes_read.load(), read_before);
   manager_->heap().trim(cache_);
   EXPECT_EQ(manager_->statistics().reclaim.stored_pages.load(), 0U);
+}
+
+// Around the limit blocks are converted while their pages are still in memory; what is freed then is soon handed out
+// again.
+TEST_P(ManagerTest, ZeroedMemoryIsZeroWhoeverHadItBefore) {
+  start(16 * kMiB);
+  constexpr std::size_t kSize = 300 * 1024;
+  std::deque<Object> objects;
+  std::mt19937 random(3);
+  for (std::uint64_t i = 0; i < 600; ++i) {
+    objects.push_back(make(kSize, i));
+    if (objects.size() <= 30 + i % 20) continue;
+    for (int freed = 0; freed < 3; ++freed) {
+      const std::size_t index = random() % objects.size();
+      ASSERT_TRUE(holds(objects[index]));
+      manager_->heap().free(cache_, objects[index].bytes);
+      objects.erase(objects.begin() + static_cast<std::ptrdiff_t>(index));
+    }
+    auto* const block = static_cast<unsigned char*>(manager_->heap().allocate_zeroed(cache_, kSize));
+    for (std::size_t j = 0; j < kSize; ++j) ASSERT_EQ(block[j], 0) << "at " << j << " in step " << i;
+    manager_->heap().free(cache_, block);
+  }
+  EXPECT_GT(manager_->pager().blocks().managed_blocks().value, 0U);
 }
 
 TEST_P(ManagerTest, ALoweredLimitHoldsWhenTheCallReturns) {
