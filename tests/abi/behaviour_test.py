@@ -28,7 +28,7 @@ for name, *arguments in PROGRAMS:
         check(ours.stdout == native.stdout, f"{name} [{configuration}] prints the same", ours.stdout)
 
 # Twice the limit: evicted memory discarded, and read by children.
-for name, *arguments in (["discard", "128"], ["fork", "128", "2"]):
+for name, *arguments in (["discard", "128"], ["fork", "96", "1"]):
     ours = run([program(name), *arguments], "memory:64M")
     check(ours.returncode == 0, f"{name} at twice the limit", describe(ours) + "\n" + ours.stdout + ours.stderr)
 finish()

@@ -185,8 +185,7 @@ TEST_P(ManagerTest, ZeroedMemoryIsZeroWhoeverHadItBefore) {
   std::mt19937 random(3);
   for (std::uint64_t i = 0; i < 600; ++i) {
     objects.push_back(make(kSize, i));
-    if (objects.size() <= 30 + i % 20) continue;
-    for (int freed = 0; freed < 3; ++freed) {
+    while (objects.size() > 44 + i % 12) {
       const std::size_t index = random() % objects.size();
       ASSERT_TRUE(holds(objects[index]));
       manager_->heap().free(cache_, objects[index].bytes);
@@ -197,6 +196,24 @@ TEST_P(ManagerTest, ZeroedMemoryIsZeroWhoeverHadItBefore) {
     manager_->heap().free(cache_, block);
   }
   EXPECT_GT(manager_->pager().blocks().managed_blocks().value, 0U);
+}
+
+// A block converted while its pages are in memory: they have been written, and their next owner must not be told that
+// they read as zero.
+TEST_P(ManagerTest, AConvertedPageIsNotFresh) {
+  start(16 * kMiB);
+  Backing& backing = manager_->pager().backing();
+  const polder::Run first{.first = PageId{0}, .pages = PageCount{kPagesPerBlock / 2}};
+  ASSERT_TRUE(backing.provide(first));
+  EXPECT_TRUE(backing.reads_as_zero(first));
+  std::memset(manager_->arena().address(first.first), 0xA5, bytes(first.pages));
+  // Too large to be native, and it begins in the same block.
+  const polder::Run second{.first = first.end(), .pages = pages_down(32 * kMiB)};
+  ASSERT_TRUE(backing.provide(second));
+  ASSERT_EQ(manager_->pager().blocks().mode(BlockId{0}), BlockMode::managed);
+  backing.discard(first);
+  ASSERT_TRUE(backing.provide(first));
+  EXPECT_FALSE(backing.reads_as_zero(first));
 }
 
 TEST_P(ManagerTest, ALoweredLimitHoldsWhenTheCallReturns) {
