@@ -30,6 +30,10 @@ check(result.stdout == "no library\n", "without the library", result.stdout)
 result = run(["/usr/bin/env", "POLDER_CONFIG=memory:bad", "POLDER_CONF_=x", "XPOLDER_CONF=y", "/bin/echo", "ok"])
 check(result.stdout == "ok\n", "variables of similar names", result.stderr)
 
+# Statistics: counted in the supervisor's file by the process whose id it names, and by no other.
+result = run([program("supervisor"), LIBRARY], preload=False)
+check(result.returncode == 0, "statistics segment", describe(result) + "\n" + result.stdout + result.stderr)
+
 # Programs that gained privileges take no orders from the environment. The library must be linked for that: the dynamic
 # linker does not preload into them either.
 with tempfile.TemporaryDirectory() as folder:
