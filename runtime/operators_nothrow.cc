@@ -10,7 +10,8 @@ __asm__(
     ".weak __gxx_personality_v0\n"
     ".weak __cxa_begin_catch\n"
     ".weak __cxa_end_catch\n"
-    ".weak _Unwind_Resume\n");
+    ".weak _Unwind_Resume\n"
+    ".weak _ZSt9terminatev\n");
 
 POLDER_EXPORT void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
   try {

@@ -22,13 +22,14 @@ Errno FaultLoop::prepare(os::IoBackend backend) {
 }
 
 void FaultLoop::run() {
+  unsigned ready = kFaultsReady | kCompletionsReady;
   while (!stopping_.load(std::memory_order_relaxed)) {
-    bool worked = serve_new_faults();
+    bool worked = false;
+    if ((ready & kFaultsReady) != 0) worked |= serve_new_faults();
     engine_->submit();
-    worked |= serve_completions();
-    if (worked) continue;
-    if (parked_count_ != 0 && retry_parked()) continue;
-    sleep();
+    if ((ready & kCompletionsReady) != 0) worked |= serve_completions();
+    if (parked_count_ != 0 && !worked) retry_parked();
+    ready = sleep();
   }
   engine_->~IoEngine();
   engine_ = nullptr;
@@ -48,7 +49,11 @@ bool FaultLoop::serve_new_faults() {
   const std::uint64_t now = os::monotonic_ns();
   for (std::size_t i = 0; i < count; ++i) serve(Parked{.fault = faults[i], .since_ns = now, .why = Resolution::done});
   count_alone(parts_.statistics->pager.faults, count);
-  follow(faults[count - 1].thread);
+  for (std::size_t i = 0; i < count; ++i) {
+    same_thread_faults_ = faults[i].thread == last_thread_ ? same_thread_faults_ + 1 : 0;
+    last_thread_ = faults[i].thread;
+  }
+  follow(last_thread_);
   if (parts_.budget.free() < parts_.budget.watermarks().low) parts_.wakeups.kick_reclaimer();
   return true;
 }
@@ -148,18 +153,42 @@ void FaultLoop::follow(std::uint32_t thread) {
   if (os::run_on_cpu(cpu)) own_cpu_ = cpu;
 }
 
-void FaultLoop::sleep() {
+// Waits until there is something to do and says what. The thread that was just woken needs this CPU: nothing is done
+// here that the next round does not need.
+unsigned FaultLoop::sleep() {
   if (parked_count_ != 0) {
     // Announce, look once more, sleep: a change between the two looks leaves the event signalled.
     parts_.wakeups.fault_loop_waits(true);
     if (retry_parked()) {
       parts_.wakeups.fault_loop_waits(false);
-      return;
+      return kFaultsReady | kCompletionsReady;
     }
+  } else if (worth_spinning() && spin_for_completion()) {
+    return kFaultsReady;
   }
   const int fds[] = {parts_.uffd.fd(), engine_->completion_fd(), event_};
   const unsigned ready = os::poll_readable(fds, 3, parked_count_ != 0 ? 20 : -1);
-  if ((ready & 4) != 0) os::drain_event(event_);
+  if ((ready & kEventReady) != 0) os::drain_event(event_);
+  return ready;
+}
+
+// While one thread alone faults, its read is all there is to wait for: it and the CPU are ours until then.
+bool FaultLoop::worth_spinning() const {
+  return filler_.reads_outstanding() == 1 && same_thread_faults_ >= kSoloFaults && read_latency_ns_ < kSpinNs;
+}
+
+bool FaultLoop::spin_for_completion() {
+  const std::uint64_t start = os::monotonic_ns();
+  std::uint64_t now = start;
+  while (now - start < kSpinNs) {
+    if (serve_completions()) {
+      read_latency_ns_ += (now - start) / 16 - read_latency_ns_ / 16;
+      return true;
+    }
+    now = os::monotonic_ns();
+  }
+  read_latency_ns_ += kSpinNs / 8;  // a few of these in a row end the spinning
+  return false;
 }
 
 void FaultLoop::reset_in_child() {

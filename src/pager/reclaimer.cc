@@ -9,6 +9,7 @@ namespace polder {
 namespace {
 
 constexpr std::uint64_t kRetrySwapNs = 1'000'000'000;
+constexpr std::uint64_t kPatienceNs = 200'000'000;  // without any progress, until nothing more is expected
 constexpr std::uint64_t kHouseKeepingNs = 500'000'000;
 
 }  // namespace
@@ -36,6 +37,7 @@ void Reclaimer::run() {
       if (progress) continue;
     } else {
       reclaiming_ = false;
+      last_progress_ns_ = os::monotonic_ns();
       if (exhausted()) note_progress(true);
     }
     if (!worked) rest();
@@ -132,10 +134,12 @@ void Reclaimer::serve_fork() {
 }
 
 void Reclaimer::note_progress(bool progress) {
-  const bool waits_for_disk = evictor_.writes_outstanding();
-  const bool exhausted = !progress && !waits_for_disk;
-  if (exhausted && os::monotonic_ns() - last_retry_ns_ > kRetrySwapNs) {
-    last_retry_ns_ = os::monotonic_ns();
+  const std::uint64_t now = os::monotonic_ns();
+  if (progress || evictor_.writes_outstanding()) last_progress_ns_ = now;
+  // One fruitless round means little: the lists may have held nothing but empty granules, and are shorter now.
+  const bool exhausted = now - last_progress_ns_ > kPatienceNs;
+  if (exhausted && now - last_retry_ns_ > kRetrySwapNs) {
+    last_retry_ns_ = now;
     const os::MutexLock lock(evictor_.mutex());
     parts_.store.retry_swap();
   }
@@ -167,11 +171,13 @@ void Reclaimer::rest() {
     return;
   }
   parts_.wakeups.sleep_begin();
-  if (forks_.asked() || requests_.any() || (!exhausted() && pressed())) {
+  const bool still_pressed = pressed();
+  if (forks_.asked() || requests_.any()) {
     parts_.wakeups.sleep_cancel();
     return;
   }
-  parts_.wakeups.sleep(exhausted() ? 10 : 1000);
+  // Pressed and resting: the last round found nothing to do. Others may free something meanwhile.
+  parts_.wakeups.sleep(!still_pressed ? 1000 : exhausted() ? 10 : 1);
 }
 
 void Reclaimer::reset_in_child() {

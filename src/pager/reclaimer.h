@@ -76,8 +76,9 @@ class Reclaimer {
 
   os::IoEngineStorage engine_storage_;
   os::IoEngine* engine_ = nullptr;
-  bool reclaiming_ = false;           // between low and high watermark
-  std::uint64_t stuck_ = 0;           // clusters in a row of which nothing could be stored
+  bool reclaiming_ = false;  // between low and high watermark
+  std::uint64_t stuck_ = 0;  // clusters in a row of which nothing could be stored
+  std::uint64_t last_progress_ns_ = 0;
   std::uint64_t last_retry_ns_ = 0;
   std::uint64_t last_house_keeping_ns_ = 0;
   std::atomic<std::uint64_t> wanted_{0};  // atomic: pages that allocating threads wait for

@@ -17,6 +17,9 @@ TIMED_OUT = 1000  # in place of an exit status
 
 failures = 0
 
+if not os.path.exists(LIBRARY):
+    sys.exit(f"{LIBRARY} is missing")
+
 
 def program(name):
     return os.path.join(PROGRAMS, name)

@@ -1,12 +1,12 @@
 // polder_set_memory_limit while the program runs: a limit where there was none, a lower one, a higher one, none again.
 // What is resident is asked of the kernel.
 #include <fcntl.h>
-#include <initializer_list>
 #include <unistd.h>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 #pragma weak polder_set_memory_limit
 #pragma weak polder_get_memory_limit
