@@ -24,7 +24,9 @@ PageCount Evictor::stage_victims_locked() {
   Cluster* const cluster = parts_.staging.take_empty(clusters_allowed());
   if (cluster == nullptr) return {};
   PageCount evicted;
-  while (cluster->windows < Cluster::kGranules && cluster->count < Cluster::kEnoughPages) {
+  // What is refused goes back to the lists: each granule is looked at once.
+  for (std::uint64_t left = parts_.policy.aged().value;
+       left != 0 && cluster->windows < Cluster::kGranules && cluster->count < Cluster::kEnoughPages; --left) {
     std::array<GranuleId, 1> victim;
     if (parts_.policy.choose(victim) == 0) break;
     evicted += evict_granule_locked(victim[0], *cluster);

@@ -20,7 +20,7 @@ enum class Arrival : std::uint8_t {
   staged,     // taken back out of staging: a soft fault
   stored,     // read back from the store
   ahead,      // filled without having been asked for
-  refused,    // could not be evicted; comes back to the list it may be retried from
+  refused,    // could not be evicted now; every other granule's turn comes before it is chosen again
 };
 
 class Policy {

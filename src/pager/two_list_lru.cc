@@ -64,6 +64,7 @@ void TwoListLru::arrived(GranuleId id, Arrival how) {
   ListName target = kInactive;
   switch (how) {
     case Arrival::staged:
+    case Arrival::refused:
       target = kActive;
       break;
     case Arrival::stored:
@@ -72,7 +73,6 @@ void TwoListLru::arrived(GranuleId id, Arrival how) {
     case Arrival::converted:
     case Arrival::zero:
     case Arrival::ahead:
-    case Arrival::refused:
       break;
   }
   if (node.list == kNone) {

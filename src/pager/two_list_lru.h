@@ -2,6 +2,7 @@
 //
 //   arrival by first touch or conversion    head of inactive
 //   soft fault (second touch seen)          head of active
+//   refused by the kernel or the store      head of active: everything else is tried before it is tried again
 //   refault within the active list's reach  head of active; a later one: head of inactive
 //   choose                                  tail of inactive; the tail of active is demoted whenever inactive holds
 //                                           less than a third of all

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "os/pagemap.h"
+#include "os/thread.h"
 #include "os/userfaultfd.h"
 
 namespace polder {
@@ -53,6 +54,8 @@ class ManagerTest : public ::testing::TestWithParam<os::IoBackend> {
     const Result<os::UffdFeatures> features = os::Userfaultfd::probe();
     if (!features.ok() || !features.value.move) GTEST_SKIP() << "this machine does not allow paging";
   }
+
+  static void SetUpTestSuite() { os::install_message_sink(); }
 
   void start(std::size_t limit) {
     ManagerOptions options;

@@ -69,6 +69,19 @@ TEST_F(TwoListLruTest, ActiveNeverStarvesInactive) {
   EXPECT_LE(lru_.active().value, 2 * (lru_.aged().value - lru_.active().value) + 2);
 }
 
+// With pinned granules coming back for ever, the active ones must still have their turn.
+TEST_F(TwoListLruTest, RefusedGranulesDoNotShieldTheActiveOnes) {
+  for (std::uint32_t i = 0; i < 20; ++i) arrive(i, Arrival::zero);
+  for (std::uint32_t i = 0; i < 5; ++i) arrive(i, Arrival::staged);
+  std::array<bool, 20> chosen{};
+  for (int round = 0; round < 60; ++round) {
+    const std::uint32_t victim = choose_one();
+    chosen[victim] = true;
+    arrive(victim, Arrival::refused);
+  }
+  for (const bool was_chosen : chosen) EXPECT_TRUE(was_chosen);
+}
+
 TEST_F(TwoListLruTest, WhatIsFilledAheadDoesNotGetYounger) {
   for (std::uint32_t i = 0; i < 3; ++i) arrive(i, Arrival::zero);
   arrive(0, Arrival::ahead);
