@@ -28,8 +28,8 @@ constexpr Operand operand(T value) {
   }
 }
 
-[[noreturn]] void check_failed(const char* file, int line, const char* condition, const char* text,
-                               const char* names, std::initializer_list<Operand> operands);
+[[noreturn]] void check_failed(const char* file, int line, const char* condition, const char* text, const char* names,
+                               std::initializer_list<Operand> operands);
 
 }  // namespace polder::internal
 
@@ -39,16 +39,15 @@ constexpr Operand operand(T value) {
 #define POLDER_INTERNAL_OPERANDS_3(a, b, c) POLDER_INTERNAL_OPERANDS_2(a, b), ::polder::internal::operand(c)
 #define POLDER_INTERNAL_OPERANDS_4(a, b, c, d) POLDER_INTERNAL_OPERANDS_3(a, b, c), ::polder::internal::operand(d)
 #define POLDER_INTERNAL_PICK(_0, _1, _2, _3, _4, name, ...) name
-#define POLDER_INTERNAL_OPERANDS(...)                                                                               \
-  POLDER_INTERNAL_PICK(0 __VA_OPT__(, ) __VA_ARGS__, POLDER_INTERNAL_OPERANDS_4, POLDER_INTERNAL_OPERANDS_3,        \
-                       POLDER_INTERNAL_OPERANDS_2, POLDER_INTERNAL_OPERANDS_1, POLDER_INTERNAL_OPERANDS_0)          \
+#define POLDER_INTERNAL_OPERANDS(...)                                                                        \
+  POLDER_INTERNAL_PICK(0 __VA_OPT__(, ) __VA_ARGS__, POLDER_INTERNAL_OPERANDS_4, POLDER_INTERNAL_OPERANDS_3, \
+                       POLDER_INTERNAL_OPERANDS_2, POLDER_INTERNAL_OPERANDS_1, POLDER_INTERNAL_OPERANDS_0)   \
   (__VA_ARGS__)
 
-#define POLDER_CHECK(condition, text, ...)                                                                          \
-  (static_cast<bool>(condition)                                                                                     \
-       ? static_cast<void>(0)                                                                                       \
-       : ::polder::internal::check_failed(__FILE__, __LINE__, #condition, text, #__VA_ARGS__,                       \
-                                          {POLDER_INTERNAL_OPERANDS(__VA_ARGS__)}))
+#define POLDER_CHECK(condition, text, ...)                                                                             \
+  (static_cast<bool>(condition) ? static_cast<void>(0)                                                                 \
+                                : ::polder::internal::check_failed(__FILE__, __LINE__, #condition, text, #__VA_ARGS__, \
+                                                                   {POLDER_INTERNAL_OPERANDS(__VA_ARGS__)}))
 
 #if !defined(NDEBUG) || defined(POLDER_VERIFY_BUILD)
 #define POLDER_DCHECK(...) POLDER_CHECK(__VA_ARGS__)

@@ -11,9 +11,7 @@ void die(const Message& message) {
   std::abort();
 }
 
-void report_double_free(const void* pointer) {
-  die(Message().text("double free of ").pointer(pointer));
-}
+void report_double_free(const void* pointer) { die(Message().text("double free of ").pointer(pointer)); }
 
 void report_foreign_pointer(const char* operation, const void* pointer) {
   die(Message().text(operation).text(" of ").pointer(pointer).text(", which this allocator did not hand out"));

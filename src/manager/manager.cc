@@ -99,7 +99,8 @@ Errno Manager::set_memory_limit(std::size_t bytes) {
 }
 
 void Manager::thread_begins() {
-  if (const volatile std::uint32_t* word = os::current_cpu_word(); word != nullptr && !owns(const_cast<std::uint32_t*>(word))) {
+  if (const volatile std::uint32_t* word = os::current_cpu_word();
+      word != nullptr && !owns(const_cast<std::uint32_t*>(word))) {
     pager_.thread_cpus().note(os::thread_id(), word);
   }
 }

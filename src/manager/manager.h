@@ -15,8 +15,8 @@
 #include "os/io_engine.h"
 #include "pager/pager.h"
 #include "vm/arena.h"
-#include "vm/budget.h"
 #include "vm/buddy.h"
+#include "vm/budget.h"
 #include "vm/metadata.h"
 
 namespace polder {

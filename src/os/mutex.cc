@@ -119,6 +119,8 @@ void Mutex::reset_in_child() POLDER_NO_THREAD_SAFETY_ANALYSIS {
   state_.store(kFree, std::memory_order_release);
 }
 
+void Mutex::abandon_in_child() { state_.store(kFree, std::memory_order_release); }
+
 void Mutex::lock_slow() {
   for (int left = spins_here(); left > 0; --left) {
     std::uint32_t seen = state_.load(std::memory_order_relaxed);

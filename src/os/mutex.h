@@ -28,6 +28,8 @@ class POLDER_CAPABILITY("mutex") Mutex {
   void lock_same_rank() POLDER_ACQUIRE();
   // fork only, in the child: the lock that the forking thread took is free again, its waiters do not exist here.
   void reset_in_child() POLDER_RELEASE();
+  // fork only, in the child: a lock of other threads, held or not when the parent forked, is free.
+  void abandon_in_child();
 
  private:
   void lock_slow();

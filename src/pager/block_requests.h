@@ -60,9 +60,9 @@ class BlockRequests {
 
   struct Request {
     std::atomic<std::uint32_t> state{kFree};
-    BlockId first;     // the claimer's, then the reclaimer's to read
+    BlockId first;  // the claimer's, then the reclaimer's to read
     BlockCount count;
-    Errno error;       // the reclaimer's, then the claimer's to read
+    Errno error;  // the reclaimer's, then the claimer's to read
   };
 
   Request& claim() {

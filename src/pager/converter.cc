@@ -37,9 +37,8 @@ Errno Converter::convert_range(BlockId first, BlockCount count) {
 }
 
 Errno Converter::convert_locked(BlockId block) {
-  Pageblocks& blocks = parts_.blocks;
   char* const address = parts_.arena.address(block);
-  blocks.begin_conversion_locked(block);
+  parts_.blocks.begin_conversion_locked(block);
   Errno error = parts_.uffd.register_missing(address, kBlockSize);
   std::uint64_t present[kWordsPerBlock] = {};
   if (error.ok()) {
@@ -47,7 +46,7 @@ Errno Converter::convert_locked(BlockId block) {
     if (!error.ok()) static_cast<void>(parts_.uffd.unregister(address, kBlockSize));
   }
   if (!error.ok()) {
-    blocks.cancel_conversion_locked(block);
+    parts_.blocks.cancel_conversion_locked(block);
     parts_.wakeups.pages_settled();
     return error;
   }
@@ -68,7 +67,7 @@ Errno Converter::convert_locked(BlockId block) {
       parts_.budget.charge_always(PageCount{1});
     }
   }
-  blocks.end_conversion_locked(block);
+  parts_.blocks.end_conversion_locked(block);
   for (std::uint32_t i = 0; i < kGranulesPerBlock; ++i) {
     const std::uint32_t first = i * kPagesPerGranule;
     if ((present[first / 64] >> (first % 64) & ((1U << kPagesPerGranule) - 1)) != 0) {

@@ -231,8 +231,8 @@ bool Evictor::give_up_outdated_copies(Cluster& cluster) {
     const StagedPage& staged = cluster.pages[i];
     if (staged.outcome != Outcome::written) continue;
     PageWord word = parts_.table.load(staged.page);
-    const bool ours = word.state() == PageState::staged &&
-                      word.staging_page() == parts_.staging.number_of(cluster, staged.position);
+    const bool ours =
+        word.state() == PageState::staged && word.staging_page() == parts_.staging.number_of(cluster, staged.position);
     if (!ours || !word.retained()) continue;
     if (!parts_.table.transition(staged.page, word, word.without_retained())) continue;
     parts_.store.release(Location::from_bits(word.location()));
@@ -410,7 +410,7 @@ bool Evictor::take_back_by_move_locked(PageId page, std::uint32_t staging_page) 
 }
 
 void Evictor::reset_in_child() {
-  mutex_.reset_in_child();
+  mutex_.abandon_in_child();
   writing_.store(0, std::memory_order_relaxed);
   for (std::uint32_t i = 0; i < parts_.staging.created(); ++i) {
     Cluster& cluster = parts_.staging.cluster(i);

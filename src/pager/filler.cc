@@ -166,34 +166,44 @@ Resolution Filler::fill_zero(PageId page, const os::Fault& fault) {
 }
 
 Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault) {
-  const bool charged = charge_one(fault);
-  if (!charged && !evictor_.mutex().try_lock()) return Resolution::no_room;
-  bool installed = false;
-  const bool claimed = begin(page, word);
-  if (claimed && charged) {
-    installed = install(page, 1, parts_.staging.address(word.staging_page())) == 1;
-  } else if (claimed) {
-    installed = evictor_.take_back_by_move_locked(page, word.staging_page());
+  if (!charge_one(fault)) return take_back_by_move(page, word);
+  if (!begin(page, word)) {
+    parts_.budget.uncharge(PageCount{1});
+    return Resolution::transition;
   }
-  if (claimed && installed) {
-    finish(page, Copy::none);
-  } else if (claimed) {
+  if (install(page, 1, parts_.staging.address(word.staging_page())) == 0) {
     revert(page);
-  }
-  if (!charged) evictor_.mutex().unlock();
-  if (charged && !installed) parts_.budget.uncharge(PageCount{1});
-  if (!claimed) return Resolution::transition;
-  if (!charged) {
-    if (!installed) return Resolution::no_room;
-    parts_.uffd.wake(parts_.arena.address(page), kPageSize);
-  } else if (!installed) {
+    parts_.budget.uncharge(PageCount{1});
     parts_.uffd.wake(parts_.arena.address(page), kPageSize);
     return Resolution::done;
   }
+  took_back(page);
+  return Resolution::done;
+}
+
+// Without room for a copy the staging page itself moves back, if nobody works on its cluster.
+Resolution Filler::take_back_by_move(PageId page, PageWord word) {
+  if (!evictor_.mutex().try_lock()) return Resolution::no_room;
+  Resolution resolution = Resolution::transition;
+  if (begin(page, word)) {
+    if (evictor_.take_back_by_move_locked(page, word.staging_page())) {
+      took_back(page);
+      resolution = Resolution::done;
+    } else {
+      revert(page);
+      resolution = Resolution::no_room;
+    }
+  }
+  evictor_.mutex().unlock();
+  if (resolution == Resolution::done) parts_.uffd.wake(parts_.arena.address(page), kPageSize);
+  return resolution;
+}
+
+void Filler::took_back(PageId page) {
+  finish(page, Copy::none);
   parts_.policy.arrived(granule_of(page), Arrival::staged);
   count_alone(parts_.statistics->pager.soft_faults);
   count_alone(parts_.statistics->pager.fills_staged);
-  return Resolution::done;
 }
 
 Resolution Filler::fill_pattern(PageId page, PageWord word, const os::Fault& fault) {
@@ -368,8 +378,8 @@ void Filler::give_up(PageId page) {
 }
 
 void Filler::plug(std::uintptr_t address) {
-  const os::Progress progress = parts_.uffd.copy(reinterpret_cast<void*>(address), zeros, kPageSize,
-                                                 os::Userfaultfd::Wake::yes);
+  const os::Progress progress =
+      parts_.uffd.copy(reinterpret_cast<void*>(address), zeros, kPageSize, os::Userfaultfd::Wake::yes);
   if (progress.done == 0) parts_.uffd.wake(reinterpret_cast<void*>(address), kPageSize);
 }
 

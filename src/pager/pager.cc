@@ -25,8 +25,7 @@ constexpr int kRoomWaitMs = 20;
 
 // Concurrent reads: a 64th of the limit in buffers, between 4 and 64 of a granule each.
 unsigned reads_for(PageCount limit) {
-  return static_cast<unsigned>(
-      std::clamp<std::uint64_t>(limit.value / 64 / kPagesPerGranule, 4, Filler::kMaxReads));
+  return static_cast<unsigned>(std::clamp<std::uint64_t>(limit.value / 64 / kPagesPerGranule, 4, Filler::kMaxReads));
 }
 
 std::size_t granules_of(PageCount pages) { return pages.value / kPagesPerGranule; }
@@ -50,7 +49,6 @@ std::size_t Pager::metadata_bytes_per_chunk() {
 Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
              Buddy& buddy, PageCount metadata_per_chunk, StatisticsSegment& statistics)
     : options_(options),
-      arena_(arena),
       budget_(budget),
       table_(MetadataArray<std::atomic<std::uint64_t>>(space, arena.pages().value)),
       blocks_(MetadataArray<Pageblocks::Block>(space, blocks_of(arena.pages())),
@@ -59,8 +57,7 @@ Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Me
       ageing_nodes_(space, granules_of(arena.pages())),
       staging_(arena.staging(), pool),
       store_(budget),
-      parts_{arena,    table_, blocks_,  budget,      policy_, gate_,
-             staging_, store_, uffd_,    wakeups_,    &statistics},
+      parts_{arena, table_, blocks_, budget, policy_, gate_, staging_, store_, uffd_, wakeups_, &statistics},
       evictor_(parts_),
       filler_(parts_, evictor_),
       converter_(parts_),
@@ -291,7 +288,8 @@ void Pager::fork_child() {
   requests_.reset_in_child();
   forks_.reset_in_child();
   if (!fork_served_) {
-    phase_.store(phase_.load() == kImpossible ? kImpossible : kIdle);  // another thread of the parent may have been at it
+    phase_.store(phase_.load() == kImpossible ? kImpossible
+                                              : kIdle);  // another thread of the parent may have been at it
     return;
   }
   if (!inheritance_error_.ok()) report_fork_without_pager(inheritance_step_, inheritance_error_.code());

@@ -26,8 +26,8 @@
 #include "pager/two_list_lru.h"
 #include "store/store.h"
 #include "vm/arena.h"
-#include "vm/budget.h"
 #include "vm/buddy.h"
+#include "vm/budget.h"
 #include "vm/metadata.h"
 
 namespace polder {
@@ -107,7 +107,6 @@ class Pager final : public PressureRelief {
   void copy_inheritance(const ForkGate::Inheritance& inheritance);
 
   const PagerOptions options_;
-  Arena& arena_;
   Budget& budget_;
 
   PageTable table_;

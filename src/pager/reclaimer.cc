@@ -10,6 +10,7 @@ namespace {
 
 constexpr std::uint64_t kRetrySwapNs = 1'000'000'000;
 constexpr std::uint64_t kPatienceNs = 200'000'000;  // without any progress, until nothing more is expected
+constexpr std::uint32_t kBatchesPerConversion = 32;
 constexpr std::uint64_t kHouseKeepingNs = 500'000'000;
 
 }  // namespace
@@ -25,9 +26,8 @@ void Reclaimer::run() {
   fault_loop_.set_reclaimer_thread(os::thread_id());
   while (!stopping_.load(std::memory_order_relaxed)) {
     if (forks_.asked()) serve_fork();
-    bool worked = requests_.serve([this](BlockId first, BlockCount count) {
-      return converter_.convert_range(first, count);
-    });
+    bool worked =
+        requests_.serve([this](BlockId first, BlockCount count) { return converter_.convert_range(first, count); });
     worked |= reap();
     publish_gauges(parts_);
     house_keeping();
@@ -85,10 +85,13 @@ bool Reclaimer::purge_free_run() {
   return true;
 }
 
+// Native blocks age too: one of them becomes evictable when little else is, and now and then in any case.
 bool Reclaimer::convert_if_few_evictable() {
-  // A quarter of a charged pageblock's granules on the lists is worth one more evictable block.
+  // Granules count in full here although some of their pages are absent: half of what is charged is not too much.
   const std::uint64_t evictable = pages(parts_.policy.aged()).value;
-  if (evictable * 2 >= parts_.budget.charged().value) return false;
+  if (evictable * 2 >= parts_.budget.charged().value && ++batches_since_conversion_ < kBatchesPerConversion)
+    return false;
+  batches_since_conversion_ = 0;
   return converter_.convert_oldest().ok();
 }
 

@@ -77,6 +77,7 @@ class Reclaimer {
   os::IoEngineStorage engine_storage_;
   os::IoEngine* engine_ = nullptr;
   bool reclaiming_ = false;  // between low and high watermark
+  std::uint32_t batches_since_conversion_ = 0;
   std::uint64_t stuck_ = 0;  // clusters in a row of which nothing could be stored
   std::uint64_t last_progress_ns_ = 0;
   std::uint64_t last_retry_ns_ = 0;

@@ -29,12 +29,12 @@ enum class ClusterState : std::uint8_t { empty, staged, writing };
 // What became of a staged page when its cluster was processed.
 enum class Outcome : std::uint8_t {
   undecided,
-  gone,      // taken back by a fault, or freed: only the staging page is left
-  dropped,   // its owner freed it while it was staged
-  clean,     // the retained location still holds the same bytes
-  pattern,   // same-filled: `location` names the pattern
-  written,   // `location` receives the bytes
-  kept,      // could not be stored
+  gone,     // taken back by a fault, or freed: only the staging page is left
+  dropped,  // its owner freed it while it was staged
+  clean,    // the retained location still holds the same bytes
+  pattern,  // same-filled: `location` names the pattern
+  written,  // `location` receives the bytes
+  kept,     // could not be stored
 };
 
 struct StagedPage {
@@ -75,9 +75,7 @@ class Staging {
   Staging(char* area, MetadataPool& pool) : area_(area), pool_(pool) {}
 
   char* area() const { return area_; }
-  bool contains(std::uintptr_t address) const {
-    return address - reinterpret_cast<std::uintptr_t>(area_) < kAreaBytes;
-  }
+  bool contains(std::uintptr_t address) const { return address - reinterpret_cast<std::uintptr_t>(area_) < kAreaBytes; }
 
   // Clusters that a limit should be worked with: a sixteenth of it, between 4 and kMaxClusters.
   static std::uint32_t clusters_for(PageCount limit);

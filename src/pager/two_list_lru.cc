@@ -121,7 +121,7 @@ GranuleCount TwoListLru::active() const {
 }
 
 void TwoListLru::reset_in_child(GranuleId end) {
-  mutex_.reset_in_child();
+  mutex_.abandon_in_child();
   for (std::uint32_t granule = 0; granule < end.value; ++granule) nodes_[granule] = Node{};
   for (List& list : lists_) list = List{};
   clock_ = 1;

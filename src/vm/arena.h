@@ -52,7 +52,8 @@ class Arena {
   }
   // Precondition: contains(pointer).
   PageId page_of(const void* pointer) const {
-    return {static_cast<std::uint32_t>(static_cast<std::size_t>(static_cast<const char*>(pointer) - base_) >> kPageShift)};
+    return {
+        static_cast<std::uint32_t>(static_cast<std::size_t>(static_cast<const char*>(pointer) - base_) >> kPageShift)};
   }
   char* address(PageId page) const { return base_ + (std::size_t{page.value} << kPageShift); }
   char* address(GranuleId granule) const { return base_ + (std::size_t{granule.value} << kGranuleShift); }

@@ -43,9 +43,7 @@ void Budget::uncharge_metadata(PageCount count) {
   uncharge(count);
 }
 
-void Budget::reset_in_child() {
-  charged_.store(metadata_.load(std::memory_order_relaxed), std::memory_order_relaxed);
-}
+void Budget::reset_in_child() { charged_.store(metadata_.load(std::memory_order_relaxed), std::memory_order_relaxed); }
 
 void Budget::set_limit(PageCount limit) { limit_.store(limit.value, std::memory_order_relaxed); }
 

@@ -47,9 +47,7 @@ class PageWord {
 
   constexpr PageWord() = default;  // untouched
   constexpr explicit PageWord(std::uint64_t bits) : bits_(bits) {}
-  static constexpr PageWord of(PageState state) {
-    return PageWord(static_cast<std::uint64_t>(state));
-  }
+  static constexpr PageWord of(PageState state) { return PageWord(static_cast<std::uint64_t>(state)); }
 
   constexpr std::uint64_t bits() const { return bits_; }
   constexpr PageState state() const { return static_cast<PageState>(bits_ & 7); }
@@ -79,9 +77,7 @@ class PageWord {
   constexpr PageWord with_retained(std::uint32_t location) const {
     return PageWord((bits_ & 0xFFFFFFFF) | 1U << 3 | std::uint64_t{location} << 32);
   }
-  constexpr PageWord without_retained() const {
-    return PageWord(bits_ & 0xFFFFFFFF & ~(std::uint64_t{1} << 3));
-  }
+  constexpr PageWord without_retained() const { return PageWord(bits_ & 0xFFFFFFFF & ~(std::uint64_t{1} << 3)); }
   constexpr PageWord with_location(std::uint32_t location) const {
     return PageWord((bits_ & 0xFFFFFFFF) | std::uint64_t{location} << 32);
   }

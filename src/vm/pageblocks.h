@@ -75,7 +75,7 @@ class Pageblocks {
   std::atomic<std::uint32_t> known_{0};
   std::uint32_t native_head_ POLDER_GUARDED_BY(mutex_) = 0;  // block id + 1
   std::uint32_t native_tail_ POLDER_GUARDED_BY(mutex_) = 0;
-  std::atomic<std::uint64_t> native_{0};   // atomic: statistics read them at any time
+  std::atomic<std::uint64_t> native_{0};  // atomic: statistics read them at any time
   std::atomic<std::uint64_t> managed_{0};
 };
 

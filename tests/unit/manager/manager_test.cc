@@ -343,7 +343,9 @@ TEST_P(ManagerTest, AFullSwapFileFailsAllocationsAndLosesNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, ManagerTest, ::testing::Values(os::IoBackend::uring, os::IoBackend::workers),
-                         [](const auto& backend) { return backend.param == os::IoBackend::uring ? "uring" : "workers"; });
+                         [](const auto& backend) {
+                           return backend.param == os::IoBackend::uring ? "uring" : "workers";
+                         });
 
 }  // namespace
 }  // namespace polder

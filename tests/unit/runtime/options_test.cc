@@ -122,7 +122,8 @@ TEST(ParseSize, Units) {
 }
 
 TEST(ParseSize, Refusals) {
-  for (const char* text : {"", "K", ".5G", "1.G", "1.5", "1 G", "1GBB", "1Gi", "1iB", "1.5B", "0x10", "-1", "+1", "1e3"}) {
+  for (const char* text :
+       {"", "K", ".5G", "1.G", "1.5", "1 G", "1GBB", "1Gi", "1iB", "1.5B", "0x10", "-1", "+1", "1e3"}) {
     EXPECT_EQ(size_of(text).error, Errno(EINVAL)) << text;
   }
   for (const char* text : {"9223372036854775808", "8388608T", "99999999999999999999999999999999999999999999999"}) {

@@ -39,9 +39,9 @@ TEST(PageWord, FieldsDoNotOverlap) {
 
 // The table of the header's drawing, written a second time.
 const std::set<std::pair<PageState, PageState>> kLegal = {
-    {untouched, resident}, {untouched, filling}, {resident, evicting}, {resident, untouched}, {resident, lost},
-    {evicting, staged},    {evicting, resident}, {evicting, untouched}, {staged, filling},    {staged, stored},
-    {staged, untouched},   {stored, filling},    {stored, untouched},   {filling, resident},  {filling, untouched},
+    {untouched, resident}, {untouched, filling}, {resident, evicting},  {resident, untouched}, {resident, lost},
+    {evicting, staged},    {evicting, resident}, {evicting, untouched}, {staged, filling},     {staged, stored},
+    {staged, untouched},   {stored, filling},    {stored, untouched},   {filling, resident},   {filling, untouched},
     {filling, staged},     {filling, stored},    {filling, lost},       {lost, untouched},
 };
 
