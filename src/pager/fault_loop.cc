@@ -174,7 +174,7 @@ unsigned FaultLoop::sleep() {
 
 // While one thread alone faults, its read is all there is to wait for: it and the CPU are ours until then.
 bool FaultLoop::worth_spinning() const {
-  return filler_.reads_outstanding() == 1 && same_thread_faults_ >= kSoloFaults && read_latency_ns_ < kSpinNs;
+  return filler_.reads_outstanding() != 0 && same_thread_faults_ >= kSoloFaults && read_latency_ns_ < kSpinNs;
 }
 
 bool FaultLoop::spin_for_completion() {

@@ -64,7 +64,7 @@ Resolution Filler::resolve(PageId page, const os::Fault& fault) {
       return take_back(page, word, fault);
     case PageState::stored:
       if (Location::from_bits(word.location()).is_pattern()) return fill_pattern(page, word, fault);
-      return start_read(page, word, fault);
+      return start_read(page, fault);
     case PageState::filling:
       return Resolution::done;  // its installation wakes everybody
     case PageState::lost:
@@ -234,35 +234,73 @@ Resolution Filler::fill_pattern(PageId page, PageWord word, const os::Fault& fau
   return Resolution::done;
 }
 
-Resolution Filler::start_read(PageId page, PageWord word, const os::Fault& fault) {
-  Read* read = reads_;
-  Read* const end = reads_ + read_count_;
-  while (read != end && read->count != 0) ++read;
-  if (read == end) return Resolution::transition;
-
-  const std::uint32_t to_granule_end = kPagesPerGranule - page.value % kPagesPerGranule;
-  std::uint32_t window = std::min(readahead_.window(page), to_granule_end);
-  if (window == 1 || !parts_.budget.try_charge(PageCount{window}, parts_.budget.watermarks().low)) {
-    window = 1;
+Resolution Filler::start_read(PageId page, const os::Fault& fault) {
+  Read* const read = free_read();
+  if (read == nullptr) return Resolution::transition;
+  const std::uint32_t window = readahead_.window(page);
+  PageCount claimed{0};
+  if (window > 1) claimed = claim_stored(page, window);
+  if (claimed.value == 0) {
     if (!charge_one(fault)) return Resolution::no_room;
+    PageWord word = parts_.table.load(page);
+    if (word.state() != PageState::stored || !begin(page, word)) {
+      parts_.budget.uncharge(PageCount{1});
+      return Resolution::transition;
+    }
+    claimed = PageCount{1};
   }
-  const std::uint32_t location = word.location();
+  submit_new(*read, page, claimed, Asked::by_fault);
+  readahead_.advance(window > 1 ? read_on(page + claimed, window - static_cast<std::uint32_t>(claimed.value))
+                                : page + claimed);
+  return Resolution::done;
+}
+
+// The rest of a stream's window, a read for each stretch, as long as there are buffers and room. Where it ended.
+PageId Filler::read_on(PageId page, std::uint32_t window) {
+  while (window != 0) {
+    Read* const read = free_read();
+    if (read == nullptr) break;
+    const PageCount claimed = claim_stored(page, window);
+    if (claimed.value == 0) break;
+    submit_new(*read, page, claimed, Asked::ahead);
+    page = page + claimed;
+    window -= static_cast<std::uint32_t>(claimed.value);
+  }
+  return page;
+}
+
+// Claims and charges stored pages from `first` on that lie in one granule and in consecutive slots, at most `window`.
+// None when memory is short: reading ahead must not evict.
+PageCount Filler::claim_stored(PageId first, std::uint32_t window) {
+  window = std::min(window, kPagesPerGranule - first.value % kPagesPerGranule);
+  if (!parts_.blocks.known(block_of(first)) || parts_.blocks.mode(block_of(first)) != BlockMode::managed) return {};
+  if (!parts_.budget.try_charge(PageCount{window}, parts_.budget.watermarks().low)) return {};
+  const PageWord start = parts_.table.load(first);
   std::uint32_t claimed = 0;
   for (; claimed < window; ++claimed) {
-    const PageId next{page.value + claimed};
-    PageWord neighbour = parts_.table.load(next);
-    if (neighbour.state() != PageState::stored || neighbour.location() != location + claimed) break;
-    if (!begin(next, neighbour)) break;
+    const PageId page = first + PageCount{claimed};
+    PageWord word = parts_.table.load(page);
+    if (word.state() != PageState::stored || word.location() != start.location() + claimed) break;
+    if (Location::from_bits(word.location()).is_pattern() || !begin(page, word)) break;
   }
   parts_.budget.uncharge(PageCount{window - claimed});
-  if (claimed == 0) return Resolution::transition;
-  readahead_.advance(PageId{page.value + claimed});
-  read->first = page;
-  read->count = claimed;
-  read->attempts = 0;
+  return PageCount{claimed};
+}
+
+Filler::Read* Filler::free_read() {
+  for (unsigned i = 0; i < read_count_; ++i) {
+    if (reads_[i].count == 0) return &reads_[i];
+  }
+  return nullptr;
+}
+
+void Filler::submit_new(Read& read, PageId first, PageCount count, Asked asked) {
+  read.first = first;
+  read.count = static_cast<std::uint32_t>(count.value);
+  read.asked = asked;
+  read.attempts = 0;
   ++reads_outstanding_;
-  submit(*read);
-  return Resolution::done;
+  submit(read);
 }
 
 void Filler::submit(Read& read) {
@@ -322,9 +360,10 @@ void Filler::read_completed(const os::IoCompletion& completion) {
     }
     i += good;
   }
-  count_alone(statistics.pager.fills_swap);
-  count_alone(statistics.pager.fills_readahead, read.count - 1);
-  parts_.policy.arrived(granule_of(read.first), Arrival::stored);
+  const bool asked = read.asked == Asked::by_fault;
+  count_alone(statistics.pager.fills_swap, asked ? 1 : 0);
+  count_alone(statistics.pager.fills_readahead, read.count - (asked ? 1 : 0));
+  parts_.policy.arrived(granule_of(read.first), asked ? Arrival::stored : Arrival::ahead);
   read.count = 0;
   --reads_outstanding_;
 }

@@ -59,10 +59,13 @@ class Filler {
   void plug(std::uintptr_t address);
 
  private:
+  enum class Asked : std::uint8_t { by_fault, ahead };  // its first page
+
   struct Read {
     PageId first;
     std::uint32_t count = 0;  // 0: free
     unsigned attempts = 0;
+    Asked asked = Asked::by_fault;
     iovec vector{};
     char* buffer = nullptr;
   };
@@ -79,7 +82,11 @@ class Filler {
   Resolution take_back_by_move(PageId page, PageWord word);
   void took_back(PageId page);
   Resolution fill_pattern(PageId page, PageWord word, const os::Fault& fault);
-  Resolution start_read(PageId page, PageWord word, const os::Fault& fault);
+  Resolution start_read(PageId page, const os::Fault& fault);
+  PageId read_on(PageId page, std::uint32_t window);
+  PageCount claim_stored(PageId first, std::uint32_t window);
+  Read* free_read();
+  void submit_new(Read& read, PageId first, PageCount count, Asked asked);
   Resolution check_present(PageId page);
   std::uint32_t zero_window(PageId page) const;
   void submit(Read& read);

@@ -45,6 +45,16 @@ class PassingOn(CommandTest):
         self.assertTrue(ready, "no line came")
         return os.read(stream.fileno(), 100).decode().strip()
 
+    @staticmethod
+    def stops(process):
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            changed, status = os.waitpid(process, os.WUNTRACED | os.WNOHANG)
+            if changed == process:
+                return os.WIFSTOPPED(status)
+            time.sleep(0.01)
+        return False
+
     def test_exit_status(self):
         for mode in self.modes:
             for status in (0, 1, 7, 42, 126, 255):
@@ -108,11 +118,12 @@ class PassingOn(CommandTest):
 
     def test_stop_and_continue(self):
         for mode in self.modes:
-            process = self.start(mode, "sh", "-c", "echo ready; read line; exit 4", stdin=subprocess.PIPE)
+            # A group of its own, with us outside it: in an orphaned group SIGTSTP would do nothing.
+            process = self.start(mode, "sh", "-c", "echo ready; read line; exit 4", stdin=subprocess.PIPE,
+                                 process_group=0)
             self.assertEqual(self.line(process.stdout), "ready")
             process.send_signal(signal.SIGTSTP)
-            _, status = os.waitpid(process.pid, os.WUNTRACED)
-            self.assertTrue(os.WIFSTOPPED(status))
+            self.assertTrue(self.stops(process.pid))
             process.send_signal(signal.SIGCONT)
             process.stdin.write(b"\n")
             process.stdin.close()
