@@ -33,7 +33,7 @@ class FaultLoop {
   // From the reclaimer, which shares the descriptor table.
   void stop();
 
-  // Precondition: prepared.
+  // Precondition: prepared. Service threads only.
   const char* backend_name() const { return engine_->name(); }
 
   // The reclaimer's kernel thread id: its own touches of missing pages are plugged, not resolved.

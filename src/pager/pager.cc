@@ -151,11 +151,14 @@ void Pager::publish_start(bool started) {
   StatisticsSegment::Setup& setup = parts_.statistics->setup;
   const StatisticsTier tier = started ? StatisticsTier::full : StatisticsTier::allocator_only;
   setup.tier.store(static_cast<std::uint64_t>(tier), std::memory_order_relaxed);
-  if (!started) return;
+  setup.armed.store(started ? 1 : 0, std::memory_order_relaxed);
+}
+
+// On the service thread that owns the engine.
+void Pager::publish_backend() {
   const bool workers = std::string_view(fault_loop_.backend_name()) == "workers";
   const StatisticsBackend backend = workers ? StatisticsBackend::workers : StatisticsBackend::uring;
-  setup.backend.store(static_cast<std::uint64_t>(backend), std::memory_order_relaxed);
-  setup.armed.store(1, std::memory_order_relaxed);
+  parts_.statistics->setup.backend.store(static_cast<std::uint64_t>(backend), std::memory_order_relaxed);
 }
 
 bool Pager::start_service_threads() {
@@ -222,6 +225,7 @@ Errno Pager::set_up_service() {
   if (!error.ok()) return error;
   error = fault_loop_.prepare(options_.io);
   if (!error.ok()) return error;
+  publish_backend();
   error = converter_.prepare();
   if (!error.ok()) return error;
   if (starting_in_child_) return adopt_parents_pages();

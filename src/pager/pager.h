@@ -98,6 +98,7 @@ class Pager final : public PressureRelief {
   bool arm();
   bool start_service_threads();
   void publish_start(bool started);
+  void publish_backend();
   static void fault_thread(void* self);
   static void reclaim_thread(void* self);
   Errno set_up_service();

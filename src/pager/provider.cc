@@ -42,7 +42,7 @@ bool Provider::provide(Run run) {
   for (PageId page = run.first; page < run.end();) {
     const Run piece = piece_of(run, page);
     if (!provide_piece(piece)) {
-      if (page != run.first) purge(Run{.first = run.first, .pages = page - run.first});
+      if (page != run.first) withdraw(Run{.first = run.first, .pages = page - run.first});
       return false;
     }
     page = piece.end();
@@ -50,6 +50,12 @@ bool Provider::provide(Run run) {
   publish_gauges(parts_);
   if (parts_.budget.limited() && parts_.budget.free() < low) relief_.relieve();
   return true;
+}
+
+// The first part of a run whose rest was refused: as if it had never been provided.
+void Provider::withdraw(Run run) {
+  purge(run);
+  for_each_piece(run, [this](Run piece) { take_back(piece); });
 }
 
 // Address space and metadata for the run.
@@ -96,7 +102,7 @@ bool Provider::try_native(Run piece, PageCount* needed, BlockMode* mode) {
   }
   const PageCount keep = parts_.budget.limited() ? relief_.reserve() : PageCount{0};
   if (needed->value != 0 && !parts_.budget.try_charge(*needed, keep)) return false;
-  for (PageId page = piece.first; page < piece.end(); ++page) {
+  for (PageId page = piece.first; needed->value != 0 && page < piece.end(); ++page) {
     if (parts_.table.load(page).state() == PageState::untouched) {
       parts_.table.set_unshared(page, PageWord::of(PageState::resident).with_fresh());
     }

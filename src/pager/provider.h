@@ -62,6 +62,7 @@ class Provider final : public Backing {
   void provide_managed(Run piece);
   void hand_out(Run piece);
   void take_back(Run piece);
+  void withdraw(Run run);
   bool make_blocks_managed(Run run);
 
   enum class Exactness : std::uint8_t { lazily, at_once };
