@@ -143,7 +143,9 @@ Result<char*> map_shared_file(int fd, std::size_t size) {
 
 Errno discard(void* address, std::size_t size) {
   POLDER_DCHECK(page_aligned(address, size), "discard: range", address, size);
-  return advise(address, size, MADV_DONTNEED);
+  const Errno error = advise(address, size, MADV_DONTNEED);
+  constexpr int kDontNeedLocked = 24;  // MADV_DONTNEED_LOCKED, since 5.18: the program has locked some of it
+  return error == Errno(EINVAL) ? advise(address, size, kDontNeedLocked) : error;
 }
 
 Errno discard_all(const iovec* ranges, std::size_t count) {

@@ -108,12 +108,16 @@ PageCount Converter::adopt_block(BlockId block, const std::uint64_t* present) {
   for (std::uint32_t i = 0; i < kPagesPerBlock; ++i) {
     const PageId page = first_page(block) + PageCount{i};
     PageWord word = parts_.table.load(page);
-    if (word.state() == PageState::filling) {
+    if (word.state() == PageState::evicting) {
+      // The evictor stands still: a purge's claim, whose thread does not exist here. Its reference is given up already.
+      word = PageWord::of(is_set(present, i) ? PageState::resident : PageState::untouched);
+      parts_.table.set_unshared(page, word);
+    } else if (word.state() == PageState::filling) {
       // The parent's pager was amid a fill. It happened before the fork, or it did not: the kernel knows.
       const PageState source = word.source();
       if (!is_set(present, i)) {
         word = word.with_state(source);
-      } else if (source == PageState::stored) {
+      } else if (source == PageState::stored && !Location::from_bits(word.location()).is_pattern()) {
         word = PageWord::of(PageState::resident).with_retained(word.location());
       } else {
         word = word.retained() ? PageWord::of(PageState::resident).with_retained(word.location())

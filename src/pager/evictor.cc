@@ -104,7 +104,11 @@ PageCount Evictor::move_stretch(GranuleId granule, std::uint32_t first, std::uin
     }
     first += done;
     if (first >= end) break;
-    POLDER_CHECK(progress.error.code() != EEXIST, "staging position is empty", cluster.index, window + first);
+    // Plugged by an mlockall or for a service thread: nobody's bytes, as windows are not used twice.
+    if (progress.error.code() == EEXIST &&
+        os::discard(parts_.staging.address(parts_.staging.number_of(cluster, window + first)), kPageSize).ok()) {
+      continue;
+    }
     // A page shared with a forked relative is refused until we have a copy of our own. Only stretches of present pages
     // are populated: a hole would fault.
     if (progress.error.code() == EBUSY && forked_.load(std::memory_order_relaxed) && !copied_on_write) {
@@ -373,22 +377,37 @@ bool Evictor::settle(StagedPage& staged, const Cluster& cluster) {
   }
 }
 
+// A staging page shared with a forked relative is refused until we have a copy of our own, which takes its place and so
+// needs no room.
+bool Evictor::move_back(PageId page, std::uint32_t number, os::Userfaultfd::Wake wake) {
+  char* const source = parts_.staging.address(number);
+  char* const destination = parts_.arena.address(page);
+  os::Progress progress = parts_.uffd.move(destination, source, kPageSize, wake);
+  if (progress.error.code() == EBUSY && forked_.load(std::memory_order_relaxed) &&
+      os::populate_writable(source, kPageSize).ok()) {
+    progress = parts_.uffd.move(destination, source, kPageSize, wake);
+  }
+  return progress.done == kPageSize;
+}
+
 bool Evictor::put_back(const StagedPage& staged, const Cluster& cluster) {
   const std::uint32_t number = parts_.staging.number_of(cluster, staged.position);
   PageWord word = parts_.table.load(staged.page);
   if (word.state() != PageState::staged || word.staging_page() != number) return false;
   const PageWord filling = word.with_state(PageState::filling).with_source(PageState::staged);
   if (!parts_.table.transition(staged.page, word, filling)) return false;
-  const os::Progress progress = parts_.uffd.move(parts_.arena.address(staged.page), parts_.staging.address(number),
-                                                 kPageSize, os::Userfaultfd::Wake::yes);
-  const PageState next = progress.done == kPageSize ? PageState::resident : PageState::staged;
+  const PageState next =
+      move_back(staged.page, number, os::Userfaultfd::Wake::yes) ? PageState::resident : PageState::staged;
   word = parts_.table.load(staged.page);
   PageWord settled;
   do {
     settled = next == PageState::staged ? word.with_state(next) : PageWord::of(next);
     if (next == PageState::resident && word.retained()) settled = settled.with_retained(word.location());
   } while (!parts_.table.transition(staged.page, word, settled));
-  if (next == PageState::staged) return false;
+  if (next == PageState::staged) {
+    parts_.uffd.wake(parts_.arena.address(staged.page), kPageSize);  // a fault may have met it in between
+    return false;
+  }
   parts_.policy.arrived(granule_of(staged.page), Arrival::refused);
   return true;
 }
@@ -401,9 +420,7 @@ bool Evictor::take_back_by_move_locked(PageId page, std::uint32_t staging_page) 
     ++index;
   }
   POLDER_CHECK(index < cluster.count, "a staged page is in its cluster", page.value, staging_page);
-  const os::Progress progress = parts_.uffd.move(parts_.arena.address(page), parts_.staging.address(staging_page),
-                                                 kPageSize, os::Userfaultfd::Wake::no);
-  if (progress.done != kPageSize) return false;
+  if (!move_back(page, staging_page, os::Userfaultfd::Wake::no)) return false;
   for (++index; index < cluster.count; ++index) cluster.pages[index - 1] = cluster.pages[index];
   --cluster.count;
   return true;

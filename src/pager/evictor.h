@@ -77,6 +77,7 @@ class Evictor {
   bool give_up_outdated_copies(Cluster& cluster);
   PageCount retire(Cluster& cluster) POLDER_REQUIRES(mutex_);
   bool settle(StagedPage& staged, const Cluster& cluster);
+  bool move_back(PageId page, std::uint32_t number, os::Userfaultfd::Wake wake);
   bool put_back(const StagedPage& staged, const Cluster& cluster);
   void fail_writes(Cluster& cluster);
 

@@ -106,6 +106,7 @@ bool FaultLoop::serve_completions() {
       filler_.read_completed(completions[i]);
     }
   }
+  if (count != 0) engine_->submit();  // reads that are tried again
   return count != 0;
 }
 

@@ -319,8 +319,10 @@ void Filler::read_completed(const os::IoCompletion& completion) {
     count_alone(statistics.pager.read_errors);
     // Neighbours that nobody asked for go back; the page itself is tried again, alone.
     for (; read.count > 1; --read.count) {
-      revert(PageId{read.first.value + read.count - 1});
+      const PageId neighbour{read.first.value + read.count - 1};
+      revert(neighbour);
       parts_.budget.uncharge(PageCount{1});
+      parts_.uffd.wake(parts_.arena.address(neighbour), kPageSize);  // somebody may have come for it meanwhile
     }
     if (read.attempts < kReadAttempts) {
       submit(read);
@@ -378,11 +380,18 @@ Resolution Filler::check_present(PageId page) {
     PageWord word = parts_.table.load(page);
     if (word.state() != PageState::resident) return Resolution::transition;
     if (!parts_.table.transition(page, word, PageWord::of(PageState::lost))) return Resolution::transition;
+    // Nobody moves a lost page: now the kernel's answer is final.
+    if (parts_.uffd.poison(address, kPageSize).code() == EEXIST) {
+      PageWord lost = PageWord::of(PageState::lost);
+      if (parts_.table.transition(page, lost, word)) {
+        parts_.uffd.wake(address, kPageSize);
+        return Resolution::done;
+      }
+    }
     if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
     parts_.budget.uncharge(PageCount{1});
     say(Message().text("page ").pointer(address).text(
         " vanished: the program discarded heap memory with a raw system call; touching it raises SIGBUS"));
-    static_cast<void>(parts_.uffd.poison(address, kPageSize));
   }
   parts_.uffd.wake(address, kPageSize);
   return Resolution::done;

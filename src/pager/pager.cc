@@ -46,8 +46,8 @@ std::size_t Pager::metadata_bytes_per_chunk() {
          kPages / kPagesPerGranule * (2 + sizeof(TwoListLru::Node));
 }
 
-Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
-             Buddy& buddy, PageCount metadata_per_chunk, StatisticsSegment& statistics)
+Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Budget& budget, Buddy& buddy,
+             PageCount metadata_per_chunk, StatisticsSegment& statistics)
     : options_(options),
       budget_(budget),
       table_(MetadataArray<std::atomic<std::uint64_t>>(space, arena.pages().value)),
@@ -55,7 +55,7 @@ Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Me
               MetadataArray<std::atomic<std::uint8_t>>(space, granules_of(arena.pages()))),
       gate_flags_(space, granules_of(arena.pages())),
       ageing_nodes_(space, granules_of(arena.pages())),
-      staging_(arena.staging(), pool),
+      staging_(arena.staging(), budget),
       store_(budget),
       parts_{arena, table_, blocks_, budget, policy_, gate_, staging_, store_, uffd_, wakeups_, &statistics},
       evictor_(parts_),
@@ -252,7 +252,17 @@ Errno Pager::adopt_parents_pages() {
 
 void Pager::fork_prepare() {
   count(parts_.statistics->allocation.forks);
-  while (phase_.load(std::memory_order_acquire) == kArming) os::futex_wait(phase_, kArming, 100);
+  // Nobody may arm while we fork: a child copied amid that would have managed memory and no pager.
+  holds_arming_ = false;
+  while (os::process_id() == owner_process_) {
+    std::uint32_t seen = kIdle;
+    if (phase_.compare_exchange_strong(seen, kArming)) {
+      holds_arming_ = true;
+      break;
+    }
+    if (seen != kArming) break;
+    os::futex_wait(phase_, kArming, 100);
+  }
   fork_served_ = armed() && os::process_id() == owner_process_;
   if (!fork_served_) return;
   make_room(kForkRoom);
@@ -277,6 +287,11 @@ void Pager::copy_inheritance(const ForkGate::Inheritance& inheritance) {
 }
 
 void Pager::fork_parent() {
+  if (holds_arming_) {
+    holds_arming_ = false;
+    phase_.store(kIdle, std::memory_order_release);
+    os::futex_wake_all(phase_);
+  }
   if (!fork_served_) return;
   for (unsigned i = 0; i < inherited_count_; ++i) os::close(inherited_[i]);
   inherited_count_ = 0;
@@ -291,11 +306,11 @@ void Pager::fork_child() {
   wakeups_.reset_in_child();
   requests_.reset_in_child();
   forks_.reset_in_child();
-  if (!fork_served_) {
-    phase_.store(phase_.load() == kImpossible ? kImpossible
-                                              : kIdle);  // another thread of the parent may have been at it
-    return;
+  if (holds_arming_) {
+    holds_arming_ = false;
+    phase_.store(kIdle);
   }
+  if (!fork_served_) return;
   if (!inheritance_error_.ok()) report_fork_without_pager(inheritance_step_, inheritance_error_.code());
 
   running_.store(0);

@@ -51,8 +51,8 @@ class Pager final : public PressureRelief {
   static std::size_t metadata_bytes(PageCount pages);
   static std::size_t metadata_bytes_per_chunk();
 
-  Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
-        Buddy& buddy, PageCount metadata_per_chunk, StatisticsSegment& statistics);
+  Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Budget& budget, Buddy& buddy,
+        PageCount metadata_per_chunk, StatisticsSegment& statistics);
   // Tests: ends the service threads. No thread may use the arena any more.
   ~Pager();
 
@@ -140,6 +140,7 @@ class Pager final : public PressureRelief {
 
   // The fork under way; guarded by the fork gate's claim.
   bool fork_served_ = false;
+  bool holds_arming_ = false;  // the forking thread keeps everybody from arming
   bool starting_in_child_ = false;
   Errno inheritance_error_;
   const char* inheritance_step_ = "";

@@ -70,6 +70,7 @@ bool Reclaimer::pressed() const {
 }
 
 bool Reclaimer::reclaim_batch() {
+  if (!reclaiming_) last_progress_ns_ = os::monotonic_ns();  // patience begins with the pressure
   reclaiming_ = true;
   if (purge_free_run()) return true;
   const bool converted = convert_if_few_evictable();
@@ -134,6 +135,7 @@ void Reclaimer::serve_fork() {
   const Store::ForkOutcome outcome = forks_.stand_still();
   if (inheritance.error.ok()) parts_.store.end_fork(outcome);
   if (outcome == Store::ForkOutcome::forked) evictor_.note_fork();
+  last_progress_ns_ = os::monotonic_ns();
 }
 
 void Reclaimer::note_progress(bool progress) {

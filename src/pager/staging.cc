@@ -4,6 +4,7 @@
 #include <new>
 
 #include "base/check.h"
+#include "os/mapping.h"
 
 namespace polder {
 
@@ -13,6 +14,10 @@ std::uint32_t Staging::clusters_for(PageCount limit) {
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(limit.value / 16 / kTypicalPages, 4, kMaxClusters));
 }
 
+Staging::~Staging() {
+  for (std::uint32_t i = 0; i < created_; ++i) os::release(clusters_[i], bytes(pages_up(sizeof(Cluster))));
+}
+
 Cluster* Staging::take_empty(std::uint32_t allowed) {
   if (in_use_ >= allowed) return nullptr;
   Cluster* cluster = empty_;
@@ -20,9 +25,12 @@ Cluster* Staging::take_empty(std::uint32_t allowed) {
     empty_ = cluster->next;
   } else {
     if (created_ == kMaxClusters) return nullptr;
-    void* const memory = pool_.allocate(sizeof(Cluster));
-    if (memory == nullptr) return nullptr;
-    cluster = new (memory) Cluster;
+    // Not from the metadata pool: a fault must not wait for a lock that an allocating thread can hold.
+    const std::size_t size = bytes(pages_up(sizeof(Cluster)));
+    const Result<char*> memory = os::map_private(size);
+    if (!memory.ok()) return nullptr;
+    budget_.charge_metadata(pages_up(size));
+    cluster = new (memory.value) Cluster;
     cluster->index = created_;
     clusters_[created_++] = cluster;
   }

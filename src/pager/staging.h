@@ -72,7 +72,10 @@ class Staging {
   static_assert(kMaxClusters * Cluster::kPositions <= PageWord::kStagingPages);
 
   // `area` is kAreaBytes of reserved address space.
-  Staging(char* area, MetadataPool& pool) : area_(area), pool_(pool) {}
+  Staging(char* area, Budget& budget) : area_(area), budget_(budget) {}
+  ~Staging();
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
 
   char* area() const { return area_; }
   bool contains(std::uintptr_t address) const { return address - reinterpret_cast<std::uintptr_t>(area_) < kAreaBytes; }
@@ -104,7 +107,7 @@ class Staging {
 
  private:
   char* const area_;
-  MetadataPool& pool_;
+  Budget& budget_;
   Cluster* clusters_[kMaxClusters] = {};
   std::uint32_t created_ = 0;
   std::uint32_t in_use_ = 0;

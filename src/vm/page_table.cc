@@ -22,8 +22,8 @@ constexpr std::uint8_t kNext[kPageStateCount] = {
     // filling: arrived, or given up (no room: back to where it was; unreadable: lost)
     bit(PageState::resident) | bit(PageState::untouched) | bit(PageState::staged) | bit(PageState::stored) |
         bit(PageState::lost),
-    // lost: freed
-    bit(PageState::untouched),
+    // lost: freed, or found after all
+    bit(PageState::untouched) | bit(PageState::resident),
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include "manager/manager.h"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -217,6 +218,20 @@ TEST_P(ManagerTest, AConvertedPageIsNotFresh) {
   backing.discard(first);
   ASSERT_TRUE(backing.provide(first));
   EXPECT_FALSE(backing.reads_as_zero(first));
+}
+
+// The program may free what it has locked; nothing tells us to unlock it.
+TEST_P(ManagerTest, LockedMemoryCanBeFreedAndPurged) {
+  start(0);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 4; ++i) {
+    objects.push_back(make(kMiB, i));
+    ASSERT_EQ(mlock(objects.back().bytes, kMiB), 0);
+  }
+  for (const Object& object : objects) manager_->heap().free(cache_, object.bytes);
+  EXPECT_GT(manager_->heap().trim(cache_).value, 0U);
+  auto* const block = static_cast<unsigned char*>(manager_->heap().allocate_zeroed(cache_, 4 * kMiB));
+  for (std::size_t i = 0; i < 4 * kMiB; i += 64) ASSERT_EQ(block[i], 0);
 }
 
 TEST_P(ManagerTest, ALoweredLimitHoldsWhenTheCallReturns) {

@@ -42,7 +42,7 @@ const std::set<std::pair<PageState, PageState>> kLegal = {
     {untouched, resident}, {untouched, filling}, {resident, evicting},  {resident, untouched}, {resident, lost},
     {evicting, staged},    {evicting, resident}, {evicting, untouched}, {staged, filling},     {staged, stored},
     {staged, untouched},   {stored, filling},    {stored, untouched},   {filling, resident},   {filling, untouched},
-    {filling, staged},     {filling, stored},    {filling, lost},       {lost, untouched},
+    {filling, staged},     {filling, stored},    {filling, lost},       {lost, untouched},     {lost, resident},
 };
 
 TEST(PageTable, AllowsExactlyTheDrawnTransitions) {
