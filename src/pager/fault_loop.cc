@@ -49,11 +49,7 @@ bool FaultLoop::serve_new_faults() {
   const std::uint64_t now = os::monotonic_ns();
   for (std::size_t i = 0; i < count; ++i) serve(Parked{.fault = faults[i], .since_ns = now, .why = Resolution::done});
   count_alone(parts_.statistics->pager.faults, count);
-  for (std::size_t i = 0; i < count; ++i) {
-    same_thread_faults_ = faults[i].thread == last_thread_ ? same_thread_faults_ + 1 : 0;
-    last_thread_ = faults[i].thread;
-  }
-  follow(last_thread_);
+  follow(faults[count - 1].thread);
   if (parts_.budget.free() < parts_.budget.watermarks().low) parts_.wakeups.kick_reclaimer();
   return true;
 }
@@ -164,32 +160,11 @@ unsigned FaultLoop::sleep() {
       parts_.wakeups.fault_loop_waits(false);
       return kFaultsReady | kCompletionsReady;
     }
-  } else if (worth_spinning() && spin_for_completion()) {
-    return kFaultsReady;
   }
   const int fds[] = {parts_.uffd.fd(), engine_->completion_fd(), event_};
   const unsigned ready = os::poll_readable(fds, 3, parked_count_ != 0 ? 20 : -1);
   if ((ready & kEventReady) != 0) os::drain_event(event_);
   return ready;
-}
-
-// While one thread alone faults, its read is all there is to wait for: it and the CPU are ours until then.
-bool FaultLoop::worth_spinning() const {
-  return filler_.reads_outstanding() != 0 && same_thread_faults_ >= kSoloFaults && read_latency_ns_ < kSpinNs;
-}
-
-bool FaultLoop::spin_for_completion() {
-  const std::uint64_t start = os::monotonic_ns();
-  std::uint64_t now = start;
-  while (now - start < kSpinNs) {
-    if (serve_completions()) {
-      read_latency_ns_ += (now - start) / 16 - read_latency_ns_ / 16;
-      return true;
-    }
-    now = os::monotonic_ns();
-  }
-  read_latency_ns_ += kSpinNs / 8;  // a few of these in a row end the spinning
-  return false;
 }
 
 void FaultLoop::reset_in_child() {

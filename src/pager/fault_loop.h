@@ -49,12 +49,6 @@ class FaultLoop {
   // A fault that finds neither memory nor swap for this long gives its page up.
   static constexpr std::uint64_t kGiveUpNs = 5'000'000'000;
 
-  // A disk that answers within this is waited for without sleeping, when nothing else could use the CPU: putting the
-  // (virtual) CPU to sleep and waking it costs about as much as the read.
-  static constexpr std::uint64_t kSpinNs = 80'000;
-  // Faults in a row of one thread that make it the only one that faults.
-  static constexpr std::uint32_t kSoloFaults = 16;
-
   // Bits of os::poll_readable, in the order of sleep()'s descriptors.
   enum : unsigned { kFaultsReady = 1, kCompletionsReady = 2, kEventReady = 4 };
 
@@ -72,8 +66,6 @@ class FaultLoop {
   void follow(std::uint32_t thread);
   bool reclaim_directly();
   unsigned sleep();
-  bool worth_spinning() const;
-  bool spin_for_completion();
 
   PagerParts& parts_;
   Evictor& evictor_;
@@ -89,10 +81,6 @@ class FaultLoop {
 
   Parked parked_[kMaxParked];
   std::uint32_t parked_count_ = 0;
-
-  std::uint32_t last_thread_ = 0;
-  std::uint32_t same_thread_faults_ = 0;  // in a row
-  std::uint64_t read_latency_ns_ = 0;     // moving average over what was spun for
 
   // Following: two faults in a row from another CPU move us.
   std::uint32_t faults_since_look_ = 0;

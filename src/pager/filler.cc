@@ -7,6 +7,7 @@
 #include "base/fatal.h"
 #include "base/message.h"
 #include "os/mapping.h"
+#include "os/thread.h"
 
 namespace polder {
 namespace {
@@ -45,7 +46,6 @@ void Filler::attach(os::IoEngine& engine, os::Pagemap& pagemap) {
 
 void Filler::reset_in_child() {
   for (Read& read : reads_) read.count = 0;
-  reads_outstanding_ = 0;
   engine_ = nullptr;
   pagemap_ = nullptr;
   favoured_.store(0, std::memory_order_relaxed);
@@ -299,7 +299,7 @@ void Filler::submit_new(Read& read, PageId first, PageCount count, Asked asked) 
   read.count = static_cast<std::uint32_t>(count.value);
   read.asked = asked;
   read.attempts = 0;
-  ++reads_outstanding_;
+  read.submitted_ns = os::monotonic_ns();
   submit(read);
 }
 
@@ -330,7 +330,6 @@ void Filler::read_completed(const os::IoCompletion& completion) {
     }
     lose(read.first, Message().text("reading it failed: ").error(completion.error.code()).c_str());
     read.count = 0;
-    --reads_outstanding_;
     return;
   }
   count_alone(statistics.pager.bytes_read, read.count * kPageSize);
@@ -363,11 +362,11 @@ void Filler::read_completed(const os::IoCompletion& completion) {
     i += good;
   }
   const bool asked = read.asked == Asked::by_fault;
+  if (asked) count_alone(statistics.pager.fill_wait_ns, os::monotonic_ns() - read.submitted_ns);
   count_alone(statistics.pager.fills_swap, asked ? 1 : 0);
   count_alone(statistics.pager.fills_readahead, read.count - (asked ? 1 : 0));
   parts_.policy.arrived(granule_of(read.first), asked ? Arrival::stored : Arrival::ahead);
   read.count = 0;
-  --reads_outstanding_;
 }
 
 Resolution Filler::check_present(PageId page) {

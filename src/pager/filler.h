@@ -47,7 +47,6 @@ class Filler {
 
   Resolution resolve(PageId page, const os::Fault& fault);
   void read_completed(const os::IoCompletion& completion);
-  unsigned reads_outstanding() const { return reads_outstanding_; }
 
   // A fault that found no room for too long: the page is given up, its toucher gets SIGBUS.
   void give_up(PageId page);
@@ -65,6 +64,7 @@ class Filler {
     PageId first;
     std::uint32_t count = 0;  // 0: free
     unsigned attempts = 0;
+    std::uint64_t submitted_ns = 0;
     Asked asked = Asked::by_fault;
     iovec vector{};
     char* buffer = nullptr;
@@ -99,7 +99,6 @@ class Filler {
   Readahead readahead_;
   Read reads_[kMaxReads];
   unsigned read_count_ = 0;
-  unsigned reads_outstanding_ = 0;
   char* pattern_page_ = nullptr;
   std::atomic<std::uint32_t> favoured_{0};  // atomic: set by the forking thread
 };
