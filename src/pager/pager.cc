@@ -97,17 +97,20 @@ bool Pager::make_room(PageCount pages) {
   if (!budget_.limited()) return true;
   if (!threads_allowed_.load(std::memory_order_relaxed)) return false;
   std::uint64_t waited_since = 0;
+  bool room = false;
   for (;;) {
     const std::uint32_t seen = wakeups_.room_sequence();
-    if (budget_.free() >= pages + reserve()) break;
-    if (!arm()) return false;
+    // Others may take it before the caller does: it asks again then. To refuse is only for those who found nothing.
+    room = budget_.free() >= pages + reserve();
+    if (room) break;
+    if (!arm()) break;
     if (reclaimer_.exhausted() || pages + budget_.watermarks().high > budget_.limit()) break;
     if (waited_since == 0) waited_since = os::monotonic_ns();
     reclaimer_.want(pages);
     wakeups_.wait_for_room(seen, kRoomWaitMs, [this] { wakeups_.kick_reclaimer(); });
   }
   if (waited_since != 0) count(parts_.statistics->allocation.throttled_ns, os::monotonic_ns() - waited_since);
-  return budget_.free() >= pages + reserve();
+  return room;
 }
 
 Errno Pager::shrink_to_limit() {
