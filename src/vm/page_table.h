@@ -2,12 +2,12 @@
 //
 //   state      the page's bytes are…                                   who may leave the state
 //   untouched  nowhere: reads as zero, not charged                     pager (fill), provider (native hand-out)
-//   resident   in the arena, charged                                   reclaimer (evict), purge
+//   resident   in the arena, charged                                   reclaimer (evict), purge, pager (found missing)
 //   evicting   in the arena, about to be moved                         the reclaimer that put it there
 //   staged     in a staging page, charged there                        pager (steal back), reclaimer (retire)
 //   stored     in the store at location(), not charged                 pager (fill), discard
 //   filling    on their way back (from source(): zero, staged, stored) the pager that put it there
-//   lost       nowhere any more: unreadable swap; touching raises SIGBUS  discard
+//   lost       nowhere any more: unreadable; touching raises SIGBUS       discard, pager (found after all)
 //
 //              provide                evict            MOVE
 //   untouched ─────────► resident ──────────► evicting ─────► staged ──────► stored

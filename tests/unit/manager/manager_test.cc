@@ -58,11 +58,11 @@ class ManagerTest : public ::testing::TestWithParam<os::IoBackend> {
 
   static void SetUpTestSuite() { os::install_message_sink(); }
 
-  void start(std::size_t limit) {
+  void start(std::size_t limit, std::uint64_t swap_bytes = 512 * kMiB) {
     ManagerOptions options;
     options.memory_limit_bytes = limit;
     options.swap_directory = "/var/tmp";
-    options.swap_bytes = 512 * kMiB;
+    options.swap_bytes = swap_bytes;
     options.io = GetParam();
     options.arena_bytes = 512 * kMiB;
     options.smallest_arena_bytes = 512 * kMiB;
@@ -336,15 +336,7 @@ TEST_P(ManagerTest, AChildReadsWhatWasEvictedAndWritesItsOwn) {
 }
 
 TEST_P(ManagerTest, AFullSwapFileFailsAllocationsAndLosesNothing) {
-  ManagerOptions options;
-  options.memory_limit_bytes = 16 * kMiB;
-  options.swap_bytes = 16 * kMiB;
-  options.io = GetParam();
-  options.arena_bytes = 512 * kMiB;
-  options.smallest_arena_bytes = 512 * kMiB;
-  manager_ = std::make_unique<Manager>(options);
-  manager_->allow_threads();
-  cache_ = manager_->heap().create_cache();
+  start(16 * kMiB, 16 * kMiB);
   std::vector<Object> objects;
   for (std::uint64_t i = 0; i < 1000; ++i) {
     auto* const bytes = static_cast<unsigned char*>(manager_->heap().allocate(cache_, 60000));
