@@ -203,6 +203,10 @@ Result<std::uint64_t> free_space(int fd) {
   return success(static_cast<std::uint64_t>(status.f_bavail) * unit);
 }
 
+Errno allocate_blocks(int fd, std::uint64_t offset, std::uint64_t length) {
+  return as_errno(uninterrupted_call(SYS_fallocate, fd, 0, offset, length));
+}
+
 Errno punch_hole(int fd, std::uint64_t offset, std::uint64_t length) {
   constexpr int kMode = 0x03;  // FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE
   return as_errno(uninterrupted_call(SYS_fallocate, fd, kMode, offset, length));

@@ -23,6 +23,10 @@ Result<TemporaryFile> open_temporary(int directory_fd);
 // Bytes free to this process on the filesystem that holds `fd`.
 Result<std::uint64_t> free_space(int fd);
 
+// Allocates blocks for the range and extends the file over it (fallocate). ENOSPC, EDQUOT; EOPNOTSUPP where the filesystem
+// cannot.
+Errno allocate_blocks(int fd, std::uint64_t offset, std::uint64_t length);
+
 // Allocates nothing, drops the range's blocks (FALLOC_FL_PUNCH_HOLE). EOPNOTSUPP where the filesystem cannot.
 Errno punch_hole(int fd, std::uint64_t offset, std::uint64_t length);
 

@@ -24,19 +24,32 @@ class IoUringEngine final : public IoEngine {
 
   void read(int fd, const iovec* vectors, unsigned count, std::uint64_t offset, std::uint64_t tag) override;
   void write(int fd, const iovec* vectors, unsigned count, std::uint64_t offset, std::uint64_t tag) override;
+  void receive(int fd, void* buffer, std::size_t size, std::uint64_t tag) override;
   void submit() override;
   unsigned reap(IoCompletion* completions, unsigned capacity) override;
   void wait(int timeout_ms) override;
-  int completion_fd() const override { return ring_.ring_fd; }
+  bool spin(std::uint64_t ns) override;
   unsigned outstanding() const override { return table_.taken(); }
   const char* name() const override { return "io_uring"; }
 
  private:
+  struct Receive {
+    bool pending = false;
+    int fd = -1;
+    void* buffer = nullptr;
+    std::size_t size = 0;
+    std::uint64_t tag = 0;
+  };
+
+  Errno set_up(unsigned depth);
   void queue(std::uint32_t index);
+  void queue(const Receive& receive);
+  void cancel_receives();
 
   io_uring ring_{};
   bool open_ = false;
   IoTable table_;
+  Receive receives_[kMaxReceives];
 };
 
 }  // namespace polder::os

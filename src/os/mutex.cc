@@ -70,14 +70,6 @@ int spins_here() {
   return count;
 }
 
-void pause_cpu() {
-#if defined(__x86_64__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield" ::: "memory");
-#endif
-}
-
 }  // namespace
 
 void Mutex::lock() POLDER_NO_THREAD_SAFETY_ANALYSIS {
@@ -129,7 +121,7 @@ void Mutex::lock_slow() {
         state_.compare_exchange_weak(seen, kHeld, std::memory_order_acquire, std::memory_order_relaxed)) {
       return;
     }
-    pause_cpu();
+    relax_cpu();
   }
   // From here on the state says "contended" even if nobody else waits: at worst one wake-up for nothing.
   while (state_.exchange(kContended, std::memory_order_acquire) != kFree) futex_wait(state_, kContended, -1);

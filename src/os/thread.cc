@@ -144,13 +144,43 @@ void set_thread_count(std::atomic<std::uint32_t>* count) { thread_count.store(co
 std::uint32_t thread_id() { return static_cast<std::uint32_t>(system_call(SYS_gettid)); }
 std::uint32_t process_id() { return static_cast<std::uint32_t>(system_call(SYS_getpid)); }
 
+CpuSet CpuSet::of_process() {
+  CpuSet set;
+  long length = system_call(SYS_sched_getaffinity, process_id(), sizeof set.words_, set.words_);
+  if (length < 0) length = system_call(SYS_sched_getaffinity, 0, sizeof set.words_, set.words_);
+  if (length <= 0) set.add(current_cpu());
+  return set;
+}
+
+void CpuSet::remove(unsigned cpu) {
+  if (contains(cpu) && count() > 1) words_[cpu / kBits] &= ~(1UL << (cpu % kBits));
+}
+
+unsigned CpuSet::count() const {
+  unsigned count = 0;
+  for (const unsigned long word : words_) count += static_cast<unsigned>(__builtin_popcountl(word));
+  return count;
+}
+
+bool run_on(const CpuSet& cpus) { return system_call(SYS_sched_setaffinity, 0, CpuSet::kCpus / 8, cpus.words()) == 0; }
+
 bool run_on_cpu(unsigned cpu) {
-  constexpr unsigned kBits = 8 * sizeof(unsigned long);
-  unsigned long mask[8192 / kBits] = {};
-  if (cpu >= 8192) return false;
-  mask[cpu / kBits] = 1UL << (cpu % kBits);
-  // The kernel reads no further than the words given; it ignores those beyond its own size.
-  return system_call(SYS_sched_setaffinity, 0, (cpu / kBits + 1) * sizeof mask[0], mask) == 0;
+  CpuSet set;
+  if (cpu < CpuSet::kCpus) set.add(cpu);
+  return run_on(set);
+}
+
+bool in_normal_class(std::uint32_t thread) { return system_call(SYS_sched_getscheduler, thread) == SCHED_OTHER; }
+bool in_idle_class(std::uint32_t thread) { return system_call(SYS_sched_getscheduler, thread) == SCHED_IDLE; }
+
+bool set_idle_class(std::uint32_t thread) {
+  const sched_param parameters{};
+  return system_call(SYS_sched_setscheduler, thread, SCHED_IDLE, &parameters) == 0;
+}
+
+bool set_normal_class(std::uint32_t thread) {
+  const sched_param parameters{};
+  return system_call(SYS_sched_setscheduler, thread, SCHED_OTHER, &parameters) == 0;
 }
 
 unsigned current_cpu() {
@@ -160,17 +190,7 @@ unsigned current_cpu() {
   return cpu;
 }
 
-unsigned cpu_count() {
-  unsigned long mask[8192 / (8 * sizeof(unsigned long))];
-  // The main thread's set: service threads pin themselves to single CPUs.
-  long length = system_call(SYS_sched_getaffinity, process_id(), sizeof mask, mask);
-  if (length < 0) length = system_call(SYS_sched_getaffinity, 0, sizeof mask, mask);
-  unsigned count = 0;
-  for (long i = 0; i < length / static_cast<long>(sizeof mask[0]); ++i) {
-    count += static_cast<unsigned>(__builtin_popcountl(mask[i]));
-  }
-  return count == 0 ? 1 : count;
-}
+unsigned cpu_count() { return CpuSet::of_process().count(); }
 
 const volatile std::uint32_t* current_cpu_word() {
   constexpr std::ptrdiff_t kCpuIdOffset = 4;  // struct rseq: cpu_id_start, cpu_id

@@ -22,10 +22,39 @@ void set_thread_count(std::atomic<std::uint32_t>* count);
 std::uint32_t thread_id();   // kernel thread id, not cached
 std::uint32_t process_id();  // not cached
 
-// Pins the calling thread to one CPU; false when it is not in the process's allowed set.
+// CPUs that threads may run on. Fixed size: the kernel's largest configuration.
+class CpuSet {
+ public:
+  static constexpr unsigned kCpus = 8192;
+
+  // Those of the process's main thread: service threads have sets of their own.
+  static CpuSet of_process();
+
+  bool contains(unsigned cpu) const { return cpu < kCpus && (words_[cpu / kBits] >> (cpu % kBits) & 1) != 0; }
+  void add(unsigned cpu) { words_[cpu / kBits] |= 1UL << (cpu % kBits); }
+  // Unless it is the last one.
+  void remove(unsigned cpu);
+  unsigned count() const;
+  const unsigned long* words() const { return words_; }
+
+ private:
+  static constexpr unsigned kBits = 8 * sizeof(unsigned long);
+
+  unsigned long words_[kCpus / kBits] = {};
+};
+
+// Where the calling thread may run from now on; false when the kernel allows none of these CPUs.
+bool run_on(const CpuSet& cpus);
 bool run_on_cpu(unsigned cpu);
+
+// Scheduling classes of one of the process's threads (0: the caller). In the idle class (SCHED_IDLE) it runs only where
+// nobody else wants to; the way back is refused without CAP_SYS_NICE or an RLIMIT_NICE of at least 20 less its nice value.
+bool in_normal_class(std::uint32_t thread);
+bool in_idle_class(std::uint32_t thread);
+bool set_idle_class(std::uint32_t thread);
+bool set_normal_class(std::uint32_t thread);
 unsigned current_cpu();
-unsigned cpu_count();
+unsigned cpu_count();  // of the process
 
 // The word in which the kernel keeps the CPU that the calling thread runs on (its registered rseq area), or null where
 // the C library registered none. Valid until the thread ends.
@@ -39,6 +68,14 @@ std::uint64_t monotonic_ns();
 void sleep_ms(unsigned milliseconds);
 // Lets other runnable threads go first (sched_yield).
 void yield_cpu();
+// For loops that wait for another thread without sleeping: leaves the core to its sibling.
+inline void relax_cpu() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
 
 // Bytes from getrandom(2), or from the clock and address-space layout where that is refused.
 void random_bytes(void* destination, std::size_t size);

@@ -145,15 +145,23 @@ std::size_t Userfaultfd::read_faults(Fault* faults, std::size_t capacity) {
     const std::size_t room = capacity - count < kBatch ? capacity - count : kBatch;
     const long length = uninterrupted_call(SYS_read, fd_, messages, room * sizeof messages[0]);
     if (length <= 0) break;  // EAGAIN: none pending
-    const std::size_t received = static_cast<std::size_t>(length) / sizeof messages[0];
-    for (std::size_t i = 0; i < received; ++i) {
-      if (messages[i].event != uffd::kEventPagefault) continue;
-      Fault& fault = faults[count++];
-      fault.address = static_cast<std::uintptr_t>(messages[i].address) & ~(kPageSize - 1);
-      fault.thread = features_.thread_id ? messages[i].thread : 0;
-      fault.write = (messages[i].flags & uffd::kPagefaultWrite) != 0;
-    }
-    if (received < room) break;  // the queue was emptied
+    const auto size = static_cast<std::size_t>(length);
+    count += parse_faults(messages, size, faults + count);
+    if (size / sizeof messages[0] < room) break;  // the queue was emptied
+  }
+  return count;
+}
+
+std::size_t Userfaultfd::parse_faults(const void* messages, std::size_t size, Fault* faults) const {
+  static_assert(sizeof(uffd::Message) == kMessageSize);
+  std::size_t count = 0;
+  for (std::size_t i = 0; i < size / kMessageSize; ++i) {
+    const uffd::Message& message = static_cast<const uffd::Message*>(messages)[i];
+    if (message.event != uffd::kEventPagefault) continue;
+    Fault& fault = faults[count++];
+    fault.address = static_cast<std::uintptr_t>(message.address) & ~(kPageSize - 1);
+    fault.thread = features_.thread_id ? message.thread : 0;
+    fault.write = (message.flags & uffd::kPagefaultWrite) != 0;
   }
   return count;
 }

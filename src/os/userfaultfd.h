@@ -54,6 +54,9 @@ class Userfaultfd {
   // Reads up to `capacity` pending faults without blocking; the number read, 0 when none is pending. Events that are
   // not page faults are skipped.
   std::size_t read_faults(Fault* faults, std::size_t capacity);
+  // The same for messages that an IoEngine received: `size` bytes, kMessageSize each.
+  static constexpr std::size_t kMessageSize = 32;
+  std::size_t parse_faults(const void* messages, std::size_t size, Fault* faults) const;
 
   enum class Wake : unsigned char { yes, no };
 

@@ -2,6 +2,10 @@
 
 #include <sys/syscall.h>
 
+#include <algorithm>
+#include <cerrno>
+#include <iterator>
+
 #include "base/check.h"
 #include "os/file.h"
 #include "os/syscall.h"
@@ -93,6 +97,13 @@ void WorkerEngine::write(int fd, const iovec* vectors, unsigned count, std::uint
   ++queued_count_;
 }
 
+void WorkerEngine::receive(int fd, void* buffer, std::size_t size, std::uint64_t tag) {
+  Receive* const free = std::find_if(std::begin(receives_), std::end(receives_),
+                                     [](const Receive& r) { return r.state == Receive::State::free; });
+  POLDER_CHECK(free != std::end(receives_), "too many receives", fd);
+  *free = {.state = Receive::State::pending, .fd = fd, .buffer = buffer, .size = size, .tag = tag};
+}
+
 void WorkerEngine::submit() {
   if (queued_.empty()) return;
   unsigned wanted;
@@ -108,12 +119,12 @@ void WorkerEngine::submit() {
 }
 
 unsigned WorkerEngine::reap(IoCompletion* completions, unsigned capacity) {
+  unsigned count = reap_receives(completions, capacity);
   // The signal is taken back before the list is looked at: whoever finds it still set has appended before that look.
   if (signalled_.load(std::memory_order_relaxed)) {
     drain_event(event_);
     signalled_.exchange(false, std::memory_order_acq_rel);
   }
-  unsigned count = 0;
   bool left_over;
   {
     const MutexLock lock(mutex_);
@@ -128,6 +139,41 @@ unsigned WorkerEngine::reap(IoCompletion* completions, unsigned capacity) {
   return count;
 }
 
-void WorkerEngine::wait(int timeout_ms) { static_cast<void>(poll_readable(&event_, 1, timeout_ms)); }
+unsigned WorkerEngine::reap_receives(IoCompletion* completions, unsigned capacity) {
+  unsigned count = 0;
+  for (Receive& receive : receives_) {
+    if (receive.state != Receive::State::readable || count == capacity) continue;
+    const long result = system_call(SYS_read, receive.fd, receive.buffer, receive.size);
+    receive.state = Receive::State::pending;
+    if (result == -EAGAIN || result == -EINTR) continue;  // somebody else was served with it
+    receive.state = Receive::State::free;
+    completions[count++] = result < 0 ? IoCompletion{receive.tag, Errno(static_cast<int>(-result))}
+                                      : IoCompletion{receive.tag, kOk, static_cast<std::size_t>(result)};
+  }
+  return count;
+}
+
+void WorkerEngine::wait(int timeout_ms) {
+  submit();
+  int fds[1 + kMaxReceives] = {event_};
+  Receive* waiting[kMaxReceives];
+  unsigned count = 0;
+  for (Receive& receive : receives_) {
+    if (receive.state == Receive::State::readable) return;
+    if (receive.state == Receive::State::free) continue;
+    fds[1 + count] = receive.fd;
+    waiting[count++] = &receive;
+  }
+  const unsigned readable = poll_readable(fds, 1 + count, timeout_ms);
+  for (unsigned i = 0; i < count; ++i) {
+    if ((readable & (2U << i)) != 0) waiting[i]->state = Receive::State::readable;
+  }
+}
+
+// The workers need the CPU that would be spent here.
+bool WorkerEngine::spin(std::uint64_t /*ns*/) {
+  submit();
+  return false;
+}
 
 }  // namespace polder::os

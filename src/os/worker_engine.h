@@ -29,20 +29,32 @@ class WorkerEngine final : public IoEngine {
 
   void read(int fd, const iovec* vectors, unsigned count, std::uint64_t offset, std::uint64_t tag) override;
   void write(int fd, const iovec* vectors, unsigned count, std::uint64_t offset, std::uint64_t tag) override;
+  void receive(int fd, void* buffer, std::size_t size, std::uint64_t tag) override;
   void submit() override;
   unsigned reap(IoCompletion* completions, unsigned capacity) override;
   void wait(int timeout_ms) override;
-  int completion_fd() const override { return event_; }
+  bool spin(std::uint64_t ns) override;
   unsigned outstanding() const override { return table_.taken(); }
   const char* name() const override { return "workers"; }
 
  private:
+  // The owner's: read by reap() once wait() found the descriptor readable.
+  struct Receive {
+    enum class State : unsigned char { free, pending, readable } state = State::free;
+    int fd = -1;
+    void* buffer = nullptr;
+    std::size_t size = 0;
+    std::uint64_t tag = 0;
+  };
+
   void work();
+  unsigned reap_receives(IoCompletion* completions, unsigned capacity);
 
   IoTable table_;   // entries belong to the list, or the worker, that holds them; take and give_back are the owner's
   int event_ = -1;  // immutable after init; readable soon after signalled_ was set
   IoList queued_;   // the owner's
   unsigned queued_count_ = 0;
+  Receive receives_[kMaxReceives];
 
   Mutex mutex_{LockRank::completions};
   IoList waiting_ POLDER_GUARDED_BY(mutex_);

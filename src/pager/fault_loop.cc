@@ -1,8 +1,10 @@
 #include "pager/fault_loop.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "base/check.h"
+#include "os/cgroup.h"
 #include "os/thread.h"
 
 namespace polder {
@@ -18,18 +20,18 @@ Errno FaultLoop::prepare(os::IoBackend backend) {
   event_ = event.value;
   parts_.wakeups.set_fault_loop_event(event_);
   filler_.attach(*engine_, pagemap_);
+  may_spin_ = !os::cpu_is_rationed();
   return kOk;
 }
 
 void FaultLoop::run() {
-  unsigned ready = kFaultsReady | kCompletionsReady;
+  courtesy_.attach();
+  engine_->receive(parts_.uffd.fd(), messages_, sizeof messages_, kFaultsTag);
+  engine_->receive(event_, &event_count_, sizeof event_count_, kEventTag);
   while (!stopping_.load(std::memory_order_relaxed)) {
-    bool worked = false;
-    if ((ready & kFaultsReady) != 0) worked |= serve_new_faults();
-    engine_->submit();
-    if ((ready & kCompletionsReady) != 0) worked |= serve_completions();
-    if (parked_count_ != 0 && !worked) retry_parked();
-    ready = sleep();
+    courtesy_.round(filler_.reads_outstanding());
+    if (!serve_completions() && parked_count_ != 0) retry_parked();
+    sleep();
   }
   engine_->~IoEngine();
   engine_ = nullptr;
@@ -42,16 +44,45 @@ void FaultLoop::stop() {
   os::signal_event(event_);
 }
 
-bool FaultLoop::serve_new_faults() {
+// True when there was something to do. Faults first: the disk works on their reads while reads that are complete are
+// installed.
+bool FaultLoop::serve_completions() {
+  os::IoCompletion completions[kBatch];
   os::Fault faults[kBatch];
-  const std::size_t count = parts_.uffd.read_faults(faults, kBatch);
-  if (count == 0) return false;
+  std::size_t fault_count = 0;
+  unsigned transfers = 0;
+  const unsigned count = engine_->reap(completions, kBatch);
+  for (unsigned i = 0; i < count; ++i) {
+    if (completions[i].tag == kFaultsTag) {
+      POLDER_CHECK(completions[i].error.ok(), "reading faults", completions[i].error.code());
+      fault_count = parts_.uffd.parse_faults(messages_, completions[i].bytes, faults);
+      engine_->receive(parts_.uffd.fd(), messages_, sizeof messages_, kFaultsTag);
+    } else if (completions[i].tag == kEventTag) {
+      engine_->receive(event_, &event_count_, sizeof event_count_, kEventTag);
+    } else {
+      completions[transfers++] = completions[i];
+    }
+  }
+  if (fault_count != 0) serve_new_faults({faults, fault_count});
+  if (fault_count != 0 && transfers != 0) engine_->submit();
+  for (unsigned i = 0; i < transfers; ++i) {
+    if (Evictor::is_write(completions[i].tag)) {
+      evictor_.write_completed(completions[i]);
+    } else {
+      filler_.read_completed(completions[i]);
+    }
+  }
+  return count != 0;
+}
+
+void FaultLoop::serve_new_faults(std::span<const os::Fault> faults) {
   const std::uint64_t now = os::monotonic_ns();
-  for (std::size_t i = 0; i < count; ++i) serve(Parked{.fault = faults[i], .since_ns = now, .why = Resolution::done});
-  count_alone(parts_.statistics->pager.faults, count);
-  follow(faults[count - 1].thread);
+  for (const os::Fault& fault : faults) {
+    note_faulter(fault.thread);
+    serve(Parked{.fault = fault, .since_ns = now, .why = Resolution::done});
+  }
+  count_alone(parts_.statistics->pager.faults, faults.size());
   if (parts_.budget.free() < parts_.budget.watermarks().low) parts_.wakeups.kick_reclaimer();
-  return true;
 }
 
 void FaultLoop::serve(const Parked& parked) {
@@ -60,6 +91,7 @@ void FaultLoop::serve(const Parked& parked) {
     count_alone(parts_.statistics->pager.fill_wait_ns, os::monotonic_ns() - parked.since_ns);
     return;
   }
+  courtesy_.be_firm();
   if (resolution == Resolution::no_room) parts_.wakeups.kick_reclaimer();
   if (parked_count_ == kMaxParked) {
     // Waking the thread makes it fault, and queue, again.
@@ -90,20 +122,6 @@ Resolution FaultLoop::try_resolve(const os::Fault& fault) {
       return Resolution::done;
   }
   POLDER_CHECK(false, "mode of a pageblock", page.value);
-}
-
-bool FaultLoop::serve_completions() {
-  os::IoCompletion completions[kBatch];
-  const unsigned count = engine_->reap(completions, kBatch);
-  for (unsigned i = 0; i < count; ++i) {
-    if (Evictor::is_write(completions[i].tag)) {
-      evictor_.write_completed(completions[i]);
-    } else {
-      filler_.read_completed(completions[i]);
-    }
-  }
-  if (count != 0) engine_->submit();  // reads that are tried again
-  return count != 0;
 }
 
 // Tries every parked fault once. True when one was resolved, or room was made for one.
@@ -137,34 +155,51 @@ bool FaultLoop::reclaim_directly() {
   return freed.value != 0;
 }
 
-void FaultLoop::follow(std::uint32_t thread) {
-  if (elsewhere_ == 0 && ++faults_since_look_ < 8) return;
-  faults_since_look_ = 0;
-  std::uint32_t cpu = 0;
-  if (!cpus_.cpu_of(thread, &cpu) || cpu == own_cpu_) {
-    elsewhere_ = 0;
+void FaultLoop::note_faulter(std::uint32_t thread) {
+  ++faults_since_look_;
+  if (thread == faulter_) {
+    ++in_a_row_;
     return;
   }
-  if (++elsewhere_ < 2) return;
-  elsewhere_ = 0;
-  if (os::run_on_cpu(cpu)) own_cpu_ = cpu;
+  faulter_ = thread;
+  in_a_row_ = 0;
+  courtesy_.be_firm();
 }
 
-// Waits until there is something to do and says what. The thread that was just woken needs this CPU: nothing is done
-// here that the next round does not need.
-unsigned FaultLoop::sleep() {
-  if (parked_count_ != 0) {
-    // Announce, look once more, sleep: a change between the two looks leaves the event signalled.
-    parts_.wakeups.fault_loop_waits(true);
-    if (retry_parked()) {
-      parts_.wakeups.fault_loop_waits(false);
-      return kFaultsReady | kCompletionsReady;
-    }
+void FaultLoop::follow() {
+  if (faults_since_look_ == 0) return;
+  faults_since_look_ = 0;
+  std::uint32_t cpu = 0;
+  const bool known = cpus_.cpu_of(faulter_, &cpu);
+  bool together = known && cpu == own_cpu_.load(std::memory_order_relaxed);
+  if (known && !together && ++elsewhere_ >= 2) {
+    // Announced first: the reclaimer makes way, where a polite loop could not even finish its move.
+    const std::uint32_t before = own_cpu_.exchange(cpu, std::memory_order_relaxed);
+    together = os::run_on_cpu(cpu);
+    if (!together) own_cpu_.store(before, std::memory_order_relaxed);
   }
-  const int fds[] = {parts_.uffd.fd(), engine_->completion_fd(), event_};
-  const unsigned ready = os::poll_readable(fds, 3, parked_count_ != 0 ? 20 : -1);
-  if ((ready & kEventReady) != 0) os::drain_event(event_);
-  return ready;
+  if (together) elsewhere_ = 0;
+  if (together && in_a_row_ >= kLone && parked_count_ == 0) courtesy_.be_polite();
+}
+
+// Waits until there is something to do. The thread that was just woken needs this CPU: nothing is done here that the next
+// round does not need, and one system call submits and waits.
+void FaultLoop::sleep() {
+  const bool reads = filler_.reads_outstanding() != 0;
+  // While the device works there is time for what the fault need not wait for; otherwise it is taken now and then.
+  if (reads) engine_->submit();
+  if (reads || faults_since_look_ >= kFaultsPerLook) follow();
+  if (parked_count_ == 0) {
+    const std::uint64_t typical = filler_.typical_read_ns();
+    const bool spin = may_spin_ && reads && courtesy_.polite() && typical < kFastReadNs;
+    if (spin && engine_->spin(2 * typical)) return;
+    return engine_->wait(-1);
+  }
+  // Announce, look once more, sleep: a change between the two looks leaves the event signalled.
+  parts_.wakeups.fault_loop_waits(true);
+  if (!retry_parked()) return engine_->wait(kParkedWaitMs);
+  parts_.wakeups.fault_loop_waits(false);
+  engine_->wait(0);
 }
 
 void FaultLoop::reset_in_child() {
@@ -173,8 +208,9 @@ void FaultLoop::reset_in_child() {
   std::construct_at(&pagemap_);
   event_ = -1;
   parked_count_ = 0;
-  own_cpu_ = ~std::uint32_t{0};
+  own_cpu_.store(kAnyCpu, std::memory_order_relaxed);
   elsewhere_ = 0;
+  faulter_ = 0;
   exhausted_.store(false, std::memory_order_relaxed);
 }
 

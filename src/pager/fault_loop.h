@@ -7,6 +7,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 
 #include "os/file.h"
 #include "os/io_engine.h"
@@ -23,8 +24,8 @@ class FaultLoop {
   // Outstanding transfers: the filler's reads and direct reclaim's writes.
   static constexpr unsigned kEngineDepth = 128;
 
-  FaultLoop(PagerParts& parts, Evictor& evictor, Filler& filler, ThreadCpus& cpus)
-      : parts_(parts), evictor_(evictor), filler_(filler), cpus_(cpus) {}
+  FaultLoop(PagerParts& parts, Evictor& evictor, Filler& filler, Courtesy& courtesy, ThreadCpus& cpus)
+      : parts_(parts), evictor_(evictor), filler_(filler), courtesy_(courtesy), cpus_(cpus) {}
 
   // On the service thread, before run(): its engine and descriptors. Errors as met.
   Errno prepare(os::IoBackend backend);
@@ -38,6 +39,10 @@ class FaultLoop {
 
   // The reclaimer's kernel thread id: its own touches of missing pages are plugged, not resolved.
   void set_reclaimer_thread(std::uint32_t thread) { reclaimer_thread_.store(thread, std::memory_order_relaxed); }
+  // Where the loop runs, next to the thread that faults, or kAnyCpu. Any thread.
+  static constexpr std::uint32_t kAnyCpu = ~std::uint32_t{0};
+  std::uint32_t cpu() const { return own_cpu_.load(std::memory_order_relaxed); }
+
   // Nothing can be evicted any more (true), or something could again.
   void set_exhausted(bool exhausted) { exhausted_.store(exhausted, std::memory_order_relaxed); }
 
@@ -49,8 +54,17 @@ class FaultLoop {
   // A fault that finds neither memory nor swap for this long gives its page up.
   static constexpr std::uint64_t kGiveUpNs = 5'000'000'000;
 
-  // Bits of os::poll_readable, in the order of sleep()'s descriptors.
-  enum : unsigned { kFaultsReady = 1, kCompletionsReady = 2, kEventReady = 4 };
+  static constexpr int kParkedWaitMs = 20;  // between two looks at parked faults when nothing announced itself
+
+  // Of the engine's completions: reads have small tags, writes their highest bit set (Evictor::is_write).
+  static constexpr std::uint64_t kFaultsTag = std::uint64_t{1} << 62;
+  static constexpr std::uint64_t kEventTag = kFaultsTag + 1;
+
+  // Reads that take longer are not worth staying awake for.
+  static constexpr std::uint64_t kFastReadNs = 150'000;
+  // Faults in a row that make a thread the only one that faults.
+  static constexpr std::uint32_t kLone = 16;
+  static constexpr std::uint32_t kFaultsPerLook = 8;
 
   struct Parked {
     os::Fault fault;
@@ -58,34 +72,42 @@ class FaultLoop {
     Resolution why;
   };
 
-  bool serve_new_faults();
   bool serve_completions();
+  void serve_new_faults(std::span<const os::Fault> faults);
   bool retry_parked();
   void serve(const Parked& fault);
   Resolution try_resolve(const os::Fault& fault);
-  void follow(std::uint32_t thread);
+  void follow();
+  void note_faulter(std::uint32_t thread);
   bool reclaim_directly();
-  unsigned sleep();
+  void sleep();
 
   PagerParts& parts_;
   Evictor& evictor_;
   Filler& filler_;
+  Courtesy& courtesy_;
   ThreadCpus& cpus_;
   os::IoEngineStorage engine_storage_;
   os::IoEngine* engine_ = nullptr;
   os::Pagemap pagemap_;
+  alignas(8) unsigned char messages_[kBatch * os::Userfaultfd::kMessageSize];
   int event_ = -1;
+  std::uint64_t event_count_ = 0;                   // what the event's reads return; of no interest
   std::atomic<std::uint32_t> reclaimer_thread_{0};  // atomic: set by the reclaimer when it starts
   std::atomic<bool> exhausted_{false};              // atomic: set by the reclaimer
   std::atomic<bool> stopping_{false};               // atomic: tests
+
+  bool may_spin_ = false;  // nobody pays for idle CPU time
 
   Parked parked_[kMaxParked];
   std::uint32_t parked_count_ = 0;
 
   // Following: two faults in a row from another CPU move us.
   std::uint32_t faults_since_look_ = 0;
-  std::uint32_t own_cpu_ = ~std::uint32_t{0};
+  std::atomic<std::uint32_t> own_cpu_{kAnyCpu};  // atomic: read by the reclaimer
   std::uint32_t elsewhere_ = 0;
+  std::uint32_t faulter_ = 0;  // whose faults came last
+  std::uint32_t in_a_row_ = 0;
 };
 
 }  // namespace polder

@@ -46,6 +46,7 @@ void Filler::attach(os::IoEngine& engine, os::Pagemap& pagemap) {
 
 void Filler::reset_in_child() {
   for (Read& read : reads_) read.count = 0;
+  reads_outstanding_ = 0;
   engine_ = nullptr;
   pagemap_ = nullptr;
   favoured_.store(0, std::memory_order_relaxed);
@@ -183,6 +184,7 @@ Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault)
 
 // Without room for a copy the staging page itself moves back, if nobody works on its cluster.
 Resolution Filler::take_back_by_move(PageId page, PageWord word) {
+  courtesy_.be_firm();
   if (!evictor_.mutex().try_lock()) return Resolution::no_room;
   Resolution resolution = Resolution::transition;
   if (begin(page, word)) {
@@ -300,6 +302,7 @@ void Filler::submit_new(Read& read, PageId first, PageCount count, Asked asked) 
   read.asked = asked;
   read.attempts = 0;
   read.submitted_ns = os::monotonic_ns();
+  ++reads_outstanding_;
   submit(read);
 }
 
@@ -330,6 +333,7 @@ void Filler::read_completed(const os::IoCompletion& completion) {
     }
     lose(read.first, Message().text("reading it failed: ").error(completion.error.code()).c_str());
     read.count = 0;
+    --reads_outstanding_;
     return;
   }
   count_alone(statistics.pager.bytes_read, read.count * kPageSize);
@@ -362,11 +366,16 @@ void Filler::read_completed(const os::IoCompletion& completion) {
     i += good;
   }
   const bool asked = read.asked == Asked::by_fault;
-  if (asked) count_alone(statistics.pager.fill_wait_ns, os::monotonic_ns() - read.submitted_ns);
+  if (asked) {
+    const std::uint64_t took = os::monotonic_ns() - read.submitted_ns;
+    count_alone(statistics.pager.fill_wait_ns, took);
+    typical_read_ns_ = typical_read_ns_ == 0 ? took : (7 * typical_read_ns_ + took) / 8;
+  }
   count_alone(statistics.pager.fills_swap, asked ? 1 : 0);
   count_alone(statistics.pager.fills_readahead, read.count - (asked ? 1 : 0));
   parts_.policy.arrived(granule_of(read.first), asked ? Arrival::stored : Arrival::ahead);
   read.count = 0;
+  --reads_outstanding_;
 }
 
 Resolution Filler::check_present(PageId page) {

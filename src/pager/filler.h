@@ -19,6 +19,7 @@
 
 #include "os/io_engine.h"
 #include "os/pagemap.h"
+#include "pager/courtesy.h"
 #include "pager/evictor.h"
 #include "pager/parts.h"
 #include "pager/readahead.h"
@@ -35,7 +36,8 @@ class Filler {
  public:
   static constexpr unsigned kMaxReads = 64;
 
-  Filler(PagerParts& parts, Evictor& evictor) : parts_(parts), evictor_(evictor) {}
+  Filler(PagerParts& parts, Evictor& evictor, Courtesy& courtesy)
+      : parts_(parts), evictor_(evictor), courtesy_(courtesy) {}
 
   // Buffers for `reads` concurrent reads of up to a granule each; their size. ENOMEM.
   static PageCount memory_for(unsigned reads) { return PageCount{1 + std::uint64_t{reads} * kPagesPerGranule}; }
@@ -47,6 +49,10 @@ class Filler {
 
   Resolution resolve(PageId page, const os::Fault& fault);
   void read_completed(const os::IoCompletion& completion);
+
+  unsigned reads_outstanding() const { return reads_outstanding_; }
+  // How long a read that a fault asked for takes of late; 0 before the first.
+  std::uint64_t typical_read_ns() const { return typical_read_ns_; }
 
   // A fault that found no room for too long: the page is given up, its toucher gets SIGBUS.
   void give_up(PageId page);
@@ -94,11 +100,14 @@ class Filler {
 
   PagerParts& parts_;
   Evictor& evictor_;
+  Courtesy& courtesy_;
   os::IoEngine* engine_ = nullptr;
   os::Pagemap* pagemap_ = nullptr;
   Readahead readahead_;
   Read reads_[kMaxReads];
   unsigned read_count_ = 0;
+  unsigned reads_outstanding_ = 0;
+  std::uint64_t typical_read_ns_ = 0;
   char* pattern_page_ = nullptr;
   std::atomic<std::uint32_t> favoured_{0};  // atomic: set by the forking thread
 };

@@ -16,6 +16,7 @@ namespace polder {
 namespace {
 
 constexpr std::size_t kServiceStack = std::size_t{64} << 10;
+constexpr std::size_t kGuardStack = std::size_t{16} << 10;
 
 // Pages that a forking thread may need before its child's pager runs.
 constexpr PageCount kForkRoom{16};
@@ -59,9 +60,9 @@ Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Bu
       store_(budget),
       parts_{arena, table_, blocks_, budget, policy_, gate_, staging_, store_, uffd_, wakeups_, &statistics},
       evictor_(parts_),
-      filler_(parts_, evictor_),
+      filler_(parts_, evictor_, courtesy_),
       converter_(parts_),
-      fault_loop_(parts_, evictor_, filler_, cpus_),
+      fault_loop_(parts_, evictor_, filler_, courtesy_, cpus_),
       provider_(parts_, arena, gate_flags_, ageing_nodes_, requests_, *this, metadata_per_chunk),
       reclaimer_(parts_, evictor_, converter_, fault_loop_, buddy, provider_, requests_, forks_),
       owner_process_(os::process_id()) {}
@@ -197,7 +198,18 @@ void Pager::fault_thread(void* argument) {
     self.announce(error);
     return;
   }
+  // Without a guard faults are merely slower.
+  static_cast<void>(os::start_service_thread(guard_thread, &self, "polder-guard", kGuardStack));
   self.fault_loop_.run();
+  self.courtesy_.stop();
+  self.running_.fetch_sub(1);
+}
+
+void Pager::guard_thread(void* argument) {
+  Pager& self = *static_cast<Pager*>(argument);
+  self.options_.hooks.enter_unevictable();
+  self.running_.fetch_add(1);
+  self.courtesy_.guard();
   self.running_.fetch_sub(1);
 }
 
@@ -318,6 +330,7 @@ void Pager::fork_child() {
 
   running_.store(0);
   evictor_.reset_in_child();
+  courtesy_.reset_in_child();
   filler_.reset_in_child();
   fault_loop_.reset_in_child();
   converter_.reset_in_child();

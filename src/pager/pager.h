@@ -100,6 +100,7 @@ class Pager final : public PressureRelief {
   void publish_start(bool started);
   void publish_backend();
   static void fault_thread(void* self);
+  static void guard_thread(void* self);
   static void reclaim_thread(void* self);
   Errno set_up_service();
   Errno adopt_parents_pages();
@@ -125,6 +126,7 @@ class Pager final : public PressureRelief {
   BlockRequests requests_;
   ForkGate forks_;
   Evictor evictor_;
+  Courtesy courtesy_;
   Filler filler_;
   Converter converter_;
   FaultLoop fault_loop_;

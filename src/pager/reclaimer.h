@@ -13,6 +13,7 @@
 #include <cstdint>
 
 #include "os/io_engine.h"
+#include "os/thread.h"
 #include "pager/block_requests.h"
 #include "pager/converter.h"
 #include "pager/evictor.h"
@@ -53,6 +54,7 @@ class Reclaimer {
   void reset_in_child();
 
  private:
+  void keep_off_fault_loop();
   bool pressed() const;
   PageCount target() const;
   bool reclaim_batch();
@@ -76,7 +78,9 @@ class Reclaimer {
 
   os::IoEngineStorage engine_storage_;
   os::IoEngine* engine_ = nullptr;
-  bool reclaiming_ = false;  // between low and high watermark
+  bool reclaiming_ = false;                           // between low and high watermark
+  const os::CpuSet cpus_ = os::CpuSet::of_process();  // as the process was started with
+  std::uint32_t avoided_cpu_ = FaultLoop::kAnyCpu;
   std::uint32_t batches_since_conversion_ = 0;
   std::uint64_t stuck_ = 0;  // clusters in a row of which nothing could be stored
   std::uint64_t last_progress_ns_ = 0;

@@ -73,9 +73,9 @@ SlotRun Store::allocate_slots(unsigned wanted) {
       return {};
     }
   }
-  SlotTable& slots = files_[own_].slots();
-  SlotTable::Span span = slots.allocate(wanted);
-  if (span.count == 0 && release_finished_holds() != 0) span = slots.allocate(wanted);
+  SwapFile& file = files_[own_];
+  SlotTable::Span span = file.allocate(wanted);
+  if (span.count == 0 && release_finished_holds() != 0) span = file.allocate(wanted);
   swap_error_ = span.count != 0 ? kOk : Errno(ENOSPC);
   full_.store(span.count == 0, std::memory_order_relaxed);
   return {.file = own_, .first = span.first, .count = span.count};

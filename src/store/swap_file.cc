@@ -8,6 +8,13 @@
 #include "store/location.h"
 
 namespace polder {
+namespace {
+
+// How far the file grows at once, in slots: 16 and 64 MiB.
+constexpr std::uint32_t kSmallestStep = 4096;
+constexpr std::uint32_t kLargestStep = 16384;
+
+}  // namespace
 
 Errno SwapFile::create(int directory, std::uint64_t bytes, Budget& budget) {
   POLDER_CHECK(role_ == Role::none, "swap file exists");
@@ -38,6 +45,8 @@ Errno SwapFile::create(int directory, std::uint64_t bytes, Budget& budget) {
   descriptor_ = made.value.fd;
   direct_ = made.value.direct;
   punchable_ = true;
+  allocatable_ = true;
+  backed_end_ = 0;
   role_ = Role::own;
   return kOk;
 }
@@ -63,6 +72,21 @@ void SwapFile::forget() {
   lifeline_ = -1;
   direct_ = false;
   role_ = Role::none;
+}
+
+SlotTable::Span SwapFile::allocate(std::uint32_t wanted) {
+  const SlotTable::Span span = slots_.allocate(wanted);
+  const std::uint32_t end = span.first + span.count;
+  if (end <= backed_end_ || !allocatable_) return span;
+  // An eighth of what there is: small swap files stay small.
+  const std::uint32_t step = std::clamp(backed_end_ / 8, kSmallestStep, kLargestStep);
+  const std::uint32_t target = std::min(std::max(end, backed_end_ + step), slots_.capacity());
+  const Errno error =
+      os::allocate_blocks(descriptor_, offset(backed_end_), std::uint64_t{target - backed_end_} * kPageSize);
+  // A full disk is met again, and reported, by the write itself.
+  if (error.ok()) backed_end_ = target;
+  if (error == Errno(EOPNOTSUPP) || error == Errno(ENOSYS)) allocatable_ = false;
+  return span;
 }
 
 unsigned SwapFile::punch_free(unsigned count) {

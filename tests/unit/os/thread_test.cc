@@ -173,6 +173,40 @@ TEST(Cpu, PinningIsVisibleEverywhere) {
   }).join();
 }
 
+TEST(Cpu, SetsAreWhatTheyHold) {
+  std::thread([] {
+    const CpuSet all = CpuSet::of_process();
+    EXPECT_EQ(all.count(), cpu_count());
+    CpuSet left = all;
+    for (unsigned cpu = 0; cpu < CpuSet::kCpus; ++cpu) {
+      const unsigned before = left.count();
+      left.remove(cpu);
+      EXPECT_EQ(left.count(), all.contains(cpu) && before > 1 ? before - 1 : before);
+    }
+    EXPECT_EQ(left.count(), 1u) << "the last one stays";
+    EXPECT_TRUE(run_on(left));
+    EXPECT_TRUE(left.contains(current_cpu()));
+    EXPECT_TRUE(run_on(all));
+    EXPECT_FALSE(run_on(CpuSet{}));
+    EXPECT_FALSE(all.contains(CpuSet::kCpus));
+  }).join();
+}
+
+TEST(SchedulingClass, ChangesAndIsReported) {
+  std::thread([] {
+    ASSERT_TRUE(in_normal_class(0));
+    const test::ErrnoWitness witness;
+    ASSERT_TRUE(set_idle_class(0));
+    EXPECT_TRUE(in_idle_class(thread_id()));
+    EXPECT_FALSE(in_normal_class(0));
+    const bool back = set_normal_class(0);
+    EXPECT_TRUE(witness.untouched());
+    if (!back) GTEST_SKIP() << "no permission to leave the idle class";
+    EXPECT_TRUE(in_normal_class(thread_id()));
+    EXPECT_FALSE(set_idle_class(0x7fffffff));
+  }).join();
+}
+
 TEST(Cpu, WordBelongsToTheThread) {
   const volatile std::uint32_t* const mine = current_cpu_word();
   if (mine == nullptr) GTEST_SKIP() << "the C library registers no rseq area";

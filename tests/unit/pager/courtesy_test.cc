@@ -1,0 +1,85 @@
+#include "pager/courtesy.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include <thread>
+
+#include "os/thread.h"
+
+namespace polder {
+namespace {
+
+class CourtesyTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    courtesy_.attach();
+    courtesy_.be_polite();
+    EXPECT_FALSE(courtesy_.polite()) << "nobody is on guard yet";
+    guard_ = std::thread([this] { courtesy_.guard(); });
+    // On duty soon, or never.
+    bool permitted = false;
+    std::thread([&permitted] { permitted = os::set_idle_class(0) && os::set_normal_class(0); }).join();
+    if (!permitted) GTEST_SKIP() << "no permission to leave the idle class (CAP_SYS_NICE, RLIMIT_NICE)";
+    while (!courtesy_.polite()) {
+      courtesy_.be_polite();
+      os::sleep_ms(1);
+      courtesy_.round(0);
+    }
+  }
+  void TearDown() override {
+    courtesy_.be_firm();
+    courtesy_.stop();
+    guard_.join();
+    EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+  }
+
+  Courtesy courtesy_;
+  std::thread guard_;
+};
+
+TEST_F(CourtesyTest, ChangesTheClassOfTheLoop) {
+  courtesy_.round(0);
+  courtesy_.be_polite();
+  EXPECT_EQ(sched_getscheduler(0), courtesy_.polite() ? SCHED_IDLE : SCHED_OTHER);
+  courtesy_.be_firm();
+  EXPECT_FALSE(courtesy_.polite());
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+  courtesy_.be_firm();
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+}
+
+TEST_F(CourtesyTest, ALoopThatRestsIsMadeFirmAndMayBePoliteAgain) {
+  while (courtesy_.polite()) os::sleep_ms(1);
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+  courtesy_.be_polite();
+  EXPECT_TRUE(courtesy_.polite());
+}
+
+TEST_F(CourtesyTest, ALoopThatStarvedIsNotPoliteForAWhile) {
+  while (!courtesy_.polite()) courtesy_.be_polite();
+  courtesy_.round(1);
+  while (courtesy_.polite()) os::sleep_ms(1);
+  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+  courtesy_.be_polite();
+  EXPECT_FALSE(courtesy_.polite());
+  while (!courtesy_.polite()) {
+    os::sleep_ms(10);
+    courtesy_.round(0);
+    courtesy_.be_polite();
+  }
+}
+
+// The guard and the loop change the class at the same time: whoever comes last, firm means firm.
+TEST_F(CourtesyTest, FirmIsFirmWhateverTheGuardDoes) {
+  for (int i = 0; i < 300; ++i) {
+    courtesy_.be_polite();
+    if (i % 3 == 0) os::sleep_ms(Courtesy::kPatienceMs);
+    courtesy_.be_firm();
+    ASSERT_EQ(sched_getscheduler(0), SCHED_OTHER) << "round " << i;
+    courtesy_.round(0);
+  }
+}
+
+}  // namespace
+}  // namespace polder
