@@ -1,14 +1,10 @@
 #include "os/cgroup.h"
 
-#include <fcntl.h>
-#include <sys/syscall.h>
-
 #include <cstddef>
 #include <initializer_list>
 #include <string_view>
 
 #include "os/file.h"
-#include "os/syscall.h"
 
 namespace polder::os {
 namespace {
@@ -30,15 +26,6 @@ class Path {
   std::size_t length_ = 0;
   char text_[4096];
 };
-
-// The file's first bytes; empty when it cannot be read.
-std::string_view read_start(const char* path, char* buffer, std::size_t size) {
-  const long fd = uninterrupted_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
-  if (fd < 0) return {};
-  const long length = uninterrupted_call(SYS_read, fd, buffer, size);
-  close(static_cast<int>(fd));
-  return length <= 0 ? std::string_view{} : std::string_view{buffer, static_cast<std::size_t>(length)};
-}
 
 // substr() without its exception.
 std::string_view behind(std::string_view text, std::size_t position) {
@@ -64,7 +51,7 @@ bool rationed_upwards(std::string_view hierarchy, std::string_view group, std::s
   for (;;) {
     char content[64];
     const Path path = Path(hierarchy).append(group).append("/").append(file);
-    const std::string_view value = read_start(path.c_str(), content, sizeof content);
+    const std::string_view value{content, read_start(path.c_str(), content, sizeof content)};
     if (!value.empty() && value[0] >= '0' && value[0] <= '9') return true;
     const std::size_t slash = group.rfind('/');
     if (group.empty() || slash == std::string_view::npos) return false;
@@ -76,7 +63,7 @@ bool rationed_upwards(std::string_view hierarchy, std::string_view group, std::s
 
 bool cpu_is_rationed(const char* membership, const char* mount) {
   char content[4096];
-  std::string_view lines = read_start(membership, content, sizeof content);
+  std::string_view lines{content, read_start(membership, content, sizeof content)};
   while (!lines.empty()) {
     const std::string_view line = before(lines, lines.find('\n'));
     lines.remove_prefix(line.size() < lines.size() ? line.size() + 1 : lines.size());

@@ -212,6 +212,14 @@ Errno punch_hole(int fd, std::uint64_t offset, std::uint64_t length) {
   return as_errno(uninterrupted_call(SYS_fallocate, fd, kMode, offset, length));
 }
 
+std::size_t read_start(const char* path, char* buffer, std::size_t size) {
+  const long fd = uninterrupted_call(SYS_openat, AT_FDCWD, path, O_RDONLY | O_CLOEXEC, 0);
+  if (fd < 0) return 0;
+  const long length = uninterrupted_call(SYS_read, fd, buffer, size);
+  close(static_cast<int>(fd));
+  return length <= 0 ? 0 : static_cast<std::size_t>(length);
+}
+
 Result<int> open_existing(const char* path) {
   return as_descriptor(uninterrupted_call(SYS_openat, AT_FDCWD, path, O_RDWR | O_CLOEXEC, 0));
 }

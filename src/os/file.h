@@ -30,6 +30,9 @@ Errno allocate_blocks(int fd, std::uint64_t offset, std::uint64_t length);
 // Allocates nothing, drops the range's blocks (FALLOC_FL_PUNCH_HOLE). EOPNOTSUPP where the filesystem cannot.
 Errno punch_hole(int fd, std::uint64_t offset, std::uint64_t length);
 
+// The first bytes of a small file, such as those of /proc; how many, 0 when it cannot be read.
+std::size_t read_start(const char* path, char* buffer, std::size_t size);
+
 // A shared-memory file mapped by a supervisor: opens an existing file read-write, close-on-exec.
 Result<int> open_existing(const char* path);
 

@@ -50,6 +50,8 @@ void* run_service_thread(void* start) {
   const ThreadStart copy = *static_cast<const ThreadStart*>(start);
   static_cast<void>(system_call(SYS_prctl, PR_SET_NAME, copy.name, 0, 0, 0));
   copy.body(copy.argument);
+  // Back into the count that its end is about to be taken from.
+  if (auto* const count = thread_count.load(std::memory_order_relaxed); count != nullptr) count->fetch_add(1);
   return nullptr;
 }
 
@@ -168,6 +170,42 @@ bool run_on_cpu(unsigned cpu) {
   CpuSet set;
   if (cpu < CpuSet::kCpus) set.add(cpu);
   return run_on(set);
+}
+
+bool thread_is_runnable(std::uint32_t thread) {
+  char content[256];
+  Message path;
+  path.text("/proc/self/task/").number(thread).text("/stat");
+  const std::size_t length = read_start(path.c_str(), content, sizeof content);
+  // "id (name) state ...": the name may hold anything, but nothing behind it holds a parenthesis.
+  for (std::size_t i = length; i > 2; --i) {
+    if (content[i - 3] == ')') return content[i - 1] == 'R';
+  }
+  return false;
+}
+
+void set_normal_io_priority() {
+  constexpr int kThisThread = 1;            // IOPRIO_WHO_PROCESS
+  constexpr int kBestEffort = 2 << 13 | 4;  // IOPRIO_CLASS_BE, the middle level
+  static_cast<void>(system_call(SYS_ioprio_set, kThisThread, 0, kBestEffort));
+}
+
+bool set_time_slice(std::uint64_t ns) {
+  struct {  // sched_attr, first version
+    std::uint32_t size;
+    std::uint32_t policy;
+    std::uint64_t flags;
+    std::int32_t nice;
+    std::uint32_t priority;
+    std::uint64_t runtime;
+    std::uint64_t deadline;
+    std::uint64_t period;
+  } attributes{};
+  attributes.size = sizeof attributes;
+  if (system_call(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) != 0) return false;
+  if (attributes.policy != SCHED_OTHER) return false;
+  attributes.runtime = ns;
+  return system_call(SYS_sched_setattr, 0, &attributes, 0) == 0;
 }
 
 bool in_normal_class(std::uint32_t thread) { return system_call(SYS_sched_getscheduler, thread) == SCHED_OTHER; }

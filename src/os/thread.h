@@ -46,9 +46,18 @@ class CpuSet {
 // Where the calling thread may run from now on; false when the kernel allows none of these CPUs.
 bool run_on(const CpuSet& cpus);
 bool run_on_cpu(unsigned cpu);
+// The calling thread asks for short turns: woken, it goes before threads with longer ones (Linux 6.12, sched_setattr(2)).
+// False where the kernel does not know that.
+bool set_time_slice(std::uint64_t ns);
+
+// Transfers of the calling thread have normal priority, whatever its scheduling class (ioprio_set(2)).
+void set_normal_io_priority();
 
 // Scheduling classes of one of the process's threads (0: the caller). In the idle class (SCHED_IDLE) it runs only where
 // nobody else wants to; the way back is refused without CAP_SYS_NICE or an RLIMIT_NICE of at least 20 less its nice value.
+// True while another thread of this process runs or waits for a CPU, false while it sleeps (or where /proc is not there).
+bool thread_is_runnable(std::uint32_t thread);
+
 bool in_normal_class(std::uint32_t thread);
 bool in_idle_class(std::uint32_t thread);
 bool set_idle_class(std::uint32_t thread);

@@ -7,11 +7,16 @@
 namespace polder {
 namespace {
 
-// After the loop had to be rescued: doubled each time, forgotten after a while without.
+// After the loop had to be rescued: doubled when it happens again soon.
 constexpr std::uint64_t kShortestPauseNs = 100'000'000;
-constexpr std::uint64_t kLongestPauseNs = 10'000'000'000;
+constexpr std::uint64_t kLongestPauseNs = 4'000'000'000;
 
 }  // namespace
+
+void Courtesy::attach() {
+  thread_.store(os::thread_id());
+  os::set_normal_io_priority();  // that of the idle class would otherwise follow from the class
+}
 
 void Courtesy::be_polite() {
   if (possible_.load(std::memory_order_relaxed) == 0 || state_.load() != kFirm) return;
@@ -38,15 +43,16 @@ void Courtesy::guard() {
   // Tried on itself: a thread that cannot go back must not be the loop.
   if (!os::in_normal_class(0) || !os::set_idle_class(0) || !os::set_normal_class(0)) return;
   possible_.store(1);
-  while (stopping_.load() == 0) {
-    const std::uint32_t state = state_.load();
+  for (std::uint32_t state = state_.load(); state != kStopped; state = state_.load()) {
     if (state != kPolite && !os::in_idle_class(thread_.load())) {
       os::futex_wait(state_, state, -1);
       continue;
     }
     const std::uint32_t rounds = rounds_.load(std::memory_order_relaxed);
-    os::futex_wait(stopping_, 0, kPatienceMs);
-    if (rounds_.load(std::memory_order_relaxed) == rounds) force();
+    const std::uint64_t since = os::monotonic_ns();
+    os::futex_wait(state_, state, kPatienceMs);
+    const bool waited = os::monotonic_ns() - since >= std::uint64_t{kPatienceMs} * 1'000'000;
+    if (waited && rounds_.load(std::memory_order_relaxed) == rounds) force();
   }
   possible_.store(0);
 }
@@ -54,11 +60,12 @@ void Courtesy::guard() {
 void Courtesy::force() {
   std::uint32_t state = kPolite;
   const bool ours = state_.compare_exchange_strong(state, kFirming);
+  const bool starved = os::thread_is_runnable(thread_.load());
   static_cast<void>(os::set_normal_class(thread_.load()));
   if (!ours) return;
-  if (waiting_.load(std::memory_order_relaxed) != 0) {
+  if (starved) {
     const std::uint64_t now = os::monotonic_ns();
-    const bool again = now - not_before_ns_.load(std::memory_order_relaxed) < kLongestPauseNs;
+    const bool again = now < not_before_ns_.load(std::memory_order_relaxed) + 4 * pause_ns_;
     pause_ns_ = again ? std::min(2 * pause_ns_, kLongestPauseNs) : kShortestPauseNs;
     not_before_ns_.store(now + pause_ns_, std::memory_order_relaxed);
   }
@@ -66,8 +73,10 @@ void Courtesy::force() {
 }
 
 void Courtesy::stop() {
-  stopping_.store(1);
-  os::futex_wake_all(stopping_);
+  be_firm();
+  // The guard may be about to call the loop firm.
+  std::uint32_t state = kFirm;
+  while (!state_.compare_exchange_weak(state, kStopped)) state = kFirm;
   os::futex_wake_all(state_);
 }
 

@@ -31,36 +31,32 @@ class Courtesy {
   // --- fault loop ---
 
   // On the loop's thread, before anything else here.
-  void attach() { thread_.store(os::thread_id()); }
+  void attach();
   void be_polite();
   void be_firm();
   bool polite() const { return state_.load(std::memory_order_relaxed) == kPolite; }
-  // The loop is alive; `waiting` is how many reads it waits for.
-  void round(unsigned waiting) {
-    waiting_.store(waiting, std::memory_order_relaxed);
-    rounds_.store(rounds_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
-  }
+  // The loop is alive.
+  void round() { rounds_.store(rounds_.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed); }
 
   // --- guard thread ---
 
   // Its body, until stop(). Returns at once where a thread that was polite could not become firm.
   void guard();
+  // From the loop's thread: never polite again.
   void stop();
 
   void reset_in_child();
 
  private:
-  enum State : std::uint32_t { kFirm, kPolite, kFirming };
+  enum State : std::uint32_t { kFirm, kPolite, kFirming, kStopped };
 
   void force();
 
-  std::atomic<std::uint32_t> state_{kFirm};      // futex: the guard sleeps on it while the loop is firm
+  std::atomic<std::uint32_t> state_{kFirm};      // futex: the guard sleeps on it
   std::atomic<std::uint32_t> possible_{0};       // the guard is on duty
   std::atomic<std::uint32_t> rounds_{0};         // written by the loop
-  std::atomic<unsigned> waiting_{0};             // written by the loop
   std::atomic<std::uint32_t> thread_{0};         // the loop's kernel thread id
   std::atomic<std::uint64_t> not_before_ns_{0};  // written by the guard: no politeness until then
-  std::atomic<std::uint32_t> stopping_{0};       // futex
   std::uint64_t pause_ns_ = 0;                   // the guard's: last pause, doubled by each starvation
 };
 

@@ -14,7 +14,6 @@ namespace polder {
 namespace {
 
 constexpr std::uint64_t kWriteTag = std::uint64_t{1} << 63;
-constexpr unsigned kMaxExtents = 8;  // of one cluster's writes; what does not fit stays staged
 
 constexpr std::uint32_t bit(std::uint32_t index) { return std::uint32_t{1} << index; }
 
@@ -145,8 +144,8 @@ void Evictor::refuse_page(PageId page) {
   }
 }
 
-Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsigned engine_depth) {
-  if (engine.outstanding() + kMaxExtents > engine_depth) return {Processed::none, {}};
+Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsigned in_flight) {
+  if (engine.outstanding() > in_flight) return {Processed::none, {}};
   Cluster* const cluster = parts_.staging.dequeue_oldest();
   if (cluster == nullptr) return {Processed::none, {}};
   for (std::uint32_t i = 0; i < cluster->count; ++i) decide(cluster->pages[i], *cluster);

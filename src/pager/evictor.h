@@ -40,8 +40,10 @@ class Evictor {
     Processed what;
     PageCount freed;
   };
-  // Step 3. Writes are queued on `engine` and submitted.
-  ProcessResult process_oldest_locked(os::IoEngine& engine, unsigned engine_depth) POLDER_REQUIRES(mutex_);
+  // Step 3. Writes, at most kMaxExtents, are queued on `engine` and submitted, unless more than `in_flight` transfers are
+  // on their way there.
+  static constexpr unsigned kMaxExtents = 8;  // of one cluster; what does not fit stays staged
+  ProcessResult process_oldest_locked(os::IoEngine& engine, unsigned in_flight) POLDER_REQUIRES(mutex_);
 
   // Step 4 and 5 for every cluster whose writes are complete; the pages freed.
   PageCount retire_written_locked() POLDER_REQUIRES(mutex_);

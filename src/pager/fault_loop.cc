@@ -26,10 +26,11 @@ Errno FaultLoop::prepare(os::IoBackend backend) {
 
 void FaultLoop::run() {
   courtesy_.attach();
+  static_cast<void>(os::set_time_slice(kSliceNs));
   engine_->receive(parts_.uffd.fd(), messages_, sizeof messages_, kFaultsTag);
   engine_->receive(event_, &event_count_, sizeof event_count_, kEventTag);
   while (!stopping_.load(std::memory_order_relaxed)) {
-    courtesy_.round(filler_.reads_outstanding());
+    courtesy_.round();
     if (!serve_completions() && parked_count_ != 0) retry_parked();
     sleep();
   }
@@ -149,7 +150,7 @@ bool FaultLoop::reclaim_directly() {
   PageCount freed = evictor_.retire_written_locked();
   if (freed.value == 0) {
     if (parts_.staging.staged() == 0) evictor_.stage_victims_locked();
-    freed = evictor_.process_oldest_locked(*engine_, kEngineDepth - Filler::kMaxReads).freed;
+    freed = evictor_.process_oldest_locked(*engine_, kEngineDepth - Evictor::kMaxExtents - Filler::kMaxReads).freed;
   }
   evictor_.mutex().unlock();
   return freed.value != 0;

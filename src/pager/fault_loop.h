@@ -60,6 +60,8 @@ class FaultLoop {
   static constexpr std::uint64_t kFaultsTag = std::uint64_t{1} << 62;
   static constexpr std::uint64_t kEventTag = kFaultsTag + 1;
 
+  // Between other threads' turns a fault is served at once, not after them.
+  static constexpr std::uint64_t kSliceNs = 100'000;
   // Reads that take longer are not worth staying awake for.
   static constexpr std::uint64_t kFastReadNs = 150'000;
   // Faults in a row that make a thread the only one that faults.

@@ -27,7 +27,7 @@ namespace polder {
 
 class Reclaimer {
  public:
-  static constexpr unsigned kEngineDepth = 256;
+  static constexpr unsigned kEngineDepth = 32;
 
   Reclaimer(PagerParts& parts, Evictor& evictor, Converter& converter, FaultLoop& fault_loop, Buddy& buddy,
             Backing& backing, BlockRequests& requests, ForkGate& forks)

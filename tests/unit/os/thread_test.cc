@@ -1,5 +1,6 @@
 #include "os/thread.h"
 
+#include <dlfcn.h>
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sched.h>
@@ -142,6 +143,27 @@ TEST(ServiceThread, ReportsTheProcessLimit) {
   }));
 }
 
+// The C library ends the process with status 0 when its count of threads says that the last one has gone: a service
+// thread takes itself out of the count, and must not be counted down a second time when it ends.
+TEST(ServiceThread, LeavesTheCLibrarysCountAsItWas) {
+  auto* const count = static_cast<std::atomic<std::uint32_t>*>(dlsym(RTLD_DEFAULT, "__nptl_nthreads"));
+  if (count == nullptr) GTEST_SKIP() << "this C library does not show its count of threads";
+  EXPECT_CHILD_OK(test::in_child([count] {
+    const std::uint32_t before = count->load();
+    set_thread_count(count);
+    for (int i = 0; i < 20; ++i) {
+      static std::atomic<int> ended;
+      ended = 0;
+      CHILD_EXPECT(start_service_thread([](void*) { ++ended; }, nullptr, "short", 0).ok());
+      while (ended == 0) sleep_ms(1);
+    }
+    for (int tries = 0; tries < 1000 && count->load() != before; ++tries) sleep_ms(1);
+    CHILD_EXPECT(count->load() == before);
+    std::thread([] {}).join();  // ends as the last thread would, were the count wrong
+    return 0;
+  }));
+}
+
 TEST(ThreadIdentity, IsTheKernels) {
   EXPECT_EQ(process_id(), static_cast<std::uint32_t>(getpid()));
   EXPECT_EQ(thread_id(), process_id());
@@ -190,6 +212,24 @@ TEST(Cpu, SetsAreWhatTheyHold) {
     EXPECT_FALSE(run_on(CpuSet{}));
     EXPECT_FALSE(all.contains(CpuSet::kCpus));
   }).join();
+}
+
+TEST(ThreadState, TellsRunningFromSleeping) {
+  std::atomic<std::uint32_t> id{0};
+  std::atomic<bool> sleep{false};
+  std::atomic<bool> stop{false};
+  std::thread other([&] {
+    id = thread_id();
+    while (!sleep) relax_cpu();
+    while (!stop) sleep_ms(1000);
+  });
+  while (id == 0) sleep_ms(1);
+  EXPECT_TRUE(thread_is_runnable(id));
+  sleep = true;
+  while (thread_is_runnable(id)) sleep_ms(1);
+  EXPECT_FALSE(thread_is_runnable(0x7fffffff));
+  stop = true;
+  other.join();
 }
 
 TEST(SchedulingClass, ChangesAndIsReported) {

@@ -21,14 +21,16 @@ class CourtesyTest : public testing::Test {
     bool permitted = false;
     std::thread([&permitted] { permitted = os::set_idle_class(0) && os::set_normal_class(0); }).join();
     if (!permitted) GTEST_SKIP() << "no permission to leave the idle class (CAP_SYS_NICE, RLIMIT_NICE)";
+    become_polite();
+  }
+  void become_polite() {
     while (!courtesy_.polite()) {
-      courtesy_.be_polite();
       os::sleep_ms(1);
-      courtesy_.round(0);
+      courtesy_.round();
+      courtesy_.be_polite();
     }
   }
   void TearDown() override {
-    courtesy_.be_firm();
     courtesy_.stop();
     guard_.join();
     EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
@@ -39,7 +41,7 @@ class CourtesyTest : public testing::Test {
 };
 
 TEST_F(CourtesyTest, ChangesTheClassOfTheLoop) {
-  courtesy_.round(0);
+  courtesy_.round();
   courtesy_.be_polite();
   EXPECT_EQ(sched_getscheduler(0), courtesy_.polite() ? SCHED_IDLE : SCHED_OTHER);
   courtesy_.be_firm();
@@ -50,24 +52,15 @@ TEST_F(CourtesyTest, ChangesTheClassOfTheLoop) {
 }
 
 TEST_F(CourtesyTest, ALoopThatRestsIsMadeFirmAndMayBePoliteAgain) {
-  while (courtesy_.polite()) os::sleep_ms(1);
-  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
-  courtesy_.be_polite();
-  EXPECT_TRUE(courtesy_.polite());
+  while (courtesy_.polite() || sched_getscheduler(0) != SCHED_OTHER) os::sleep_ms(1);
+  become_polite();
 }
 
 TEST_F(CourtesyTest, ALoopThatStarvedIsNotPoliteForAWhile) {
-  while (!courtesy_.polite()) courtesy_.be_polite();
-  courtesy_.round(1);
-  while (courtesy_.polite()) os::sleep_ms(1);
-  EXPECT_EQ(sched_getscheduler(0), SCHED_OTHER);
+  while (courtesy_.polite() || sched_getscheduler(0) != SCHED_OTHER) os::relax_cpu();  // runnable, and no round
   courtesy_.be_polite();
   EXPECT_FALSE(courtesy_.polite());
-  while (!courtesy_.polite()) {
-    os::sleep_ms(10);
-    courtesy_.round(0);
-    courtesy_.be_polite();
-  }
+  become_polite();
 }
 
 // The guard and the loop change the class at the same time: whoever comes last, firm means firm.
@@ -77,7 +70,7 @@ TEST_F(CourtesyTest, FirmIsFirmWhateverTheGuardDoes) {
     if (i % 3 == 0) os::sleep_ms(Courtesy::kPatienceMs);
     courtesy_.be_firm();
     ASSERT_EQ(sched_getscheduler(0), SCHED_OTHER) << "round " << i;
-    courtesy_.round(0);
+    courtesy_.round();
   }
 }
 
