@@ -23,6 +23,9 @@ constexpr PageCount kForkReserve{8};
 
 constexpr unsigned kReadAttempts = 3;
 
+// Being read for an owner who has freed it.
+bool is_unwanted(PageWord word) { return word.discarded() && word.source() == PageState::stored; }
+
 }  // namespace
 
 Errno Filler::prepare(unsigned reads) {
@@ -94,10 +97,25 @@ bool Filler::begin(PageId page, PageWord& word) {
   return false;
 }
 
+// Back to what it was; freed meanwhile, it is nothing any more.
 void Filler::revert(PageId page) {
   PageWord word = parts_.table.load(page);
-  while (!parts_.table.transition(page, word, word.with_state(word.source()))) {
-  }
+  PageWord before;
+  do {
+    before = is_unwanted(word) ? PageWord{} : word.with_state(word.source());
+  } while (!parts_.table.transition(page, word, before));
+  if (is_unwanted(word)) drop_copy(word);
+}
+
+// The stored copy of a page that was being filled.
+void Filler::drop_copy(PageWord word) {
+  const bool stored = word.source() == PageState::stored;
+  if (!stored && !word.retained()) return;
+  const Location location = Location::from_bits(word.location());
+  parts_.store.release(location);
+  if (!stored) return;
+  parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
+  if (location.is_pattern()) parts_.statistics->reclaim.same_filled_pages.fetch_sub(1, std::memory_order_relaxed);
 }
 
 void Filler::finish(PageId page, Copy stored_copy) {
@@ -320,18 +338,21 @@ void Filler::read_completed(const os::IoCompletion& completion) {
   StatisticsSegment& statistics = *parts_.statistics;
   if (!completion.error.ok()) {
     count_alone(statistics.pager.read_errors);
-    // Neighbours that nobody asked for go back; the page itself is tried again, alone.
-    for (; read.count > 1; --read.count) {
-      const PageId neighbour{read.first.value + read.count - 1};
-      revert(neighbour);
+    // Pages that nobody asked for go back; the page of a fault is tried again, alone.
+    const std::uint32_t asked_for = read.asked == Asked::by_fault ? 1 : 0;
+    for (; read.count > asked_for; --read.count) {
+      const PageId page{read.first.value + read.count - 1};
+      revert(page);
       parts_.budget.uncharge(PageCount{1});
-      parts_.uffd.wake(parts_.arena.address(neighbour), kPageSize);  // somebody may have come for it meanwhile
+      parts_.uffd.wake(parts_.arena.address(page), kPageSize);  // somebody may have come for it meanwhile
     }
-    if (read.attempts < kReadAttempts) {
+    if (asked_for != 0 && read.attempts < kReadAttempts) {
       submit(read);
       return;
     }
-    lose(read.first, Message().text("reading it failed: ").error(completion.error.code()).c_str());
+    if (asked_for != 0) {
+      lose(read.first, Message().text("reading it failed: ").error(completion.error.code()).c_str());
+    }
     read.count = 0;
     --reads_outstanding_;
     return;
@@ -407,17 +428,24 @@ Resolution Filler::check_present(PageId page) {
 
 void Filler::lose(PageId page, const char* why) {
   char* const address = parts_.arena.address(page);
-  const Errno error = parts_.uffd.poison(address, kPageSize);
   PageWord word = parts_.table.load(page);
-  while (!parts_.table.transition(page, word, PageWord::of(PageState::lost))) {
+  Errno error;
+  bool poisoned = false;
+  for (;;) {
+    const bool unwanted = is_unwanted(word);
+    if (!unwanted && !poisoned) {
+      error = parts_.uffd.poison(address, kPageSize);
+      poisoned = true;
+    }
+    if (unwanted && poisoned) static_cast<void>(os::discard(address, kPageSize));
+    if (parts_.table.transition(page, word, unwanted ? PageWord{} : PageWord::of(PageState::lost))) break;
   }
-  if (word.source() == PageState::stored || word.retained()) {
-    parts_.store.release(Location::from_bits(word.location()));
-  }
-  if (word.source() == PageState::stored) {
-    parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
-  }
+  drop_copy(word);
   parts_.budget.uncharge(PageCount{1});
+  if (is_unwanted(word)) {
+    parts_.uffd.wake(address, kPageSize);
+    return;
+  }
   Message message;
   message.text("page ").pointer(address).text(" is lost: ").text(why).text("; touching it raises SIGBUS");
   if (!error.ok() && error.code() != EEXIST) die(message.text("; it cannot be poisoned: ").error(error.code()));

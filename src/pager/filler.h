@@ -79,6 +79,7 @@ class Filler {
   bool charge_one(const os::Fault& fault);
   bool begin(PageId page, PageWord& word);
   void revert(PageId page);
+  void drop_copy(PageWord word);
   enum class Copy : std::uint8_t { none, retained };
   void finish(PageId page, Copy stored_copy);
   std::uint32_t install(PageId first, std::uint32_t count, const char* bytes);

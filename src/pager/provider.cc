@@ -121,7 +121,8 @@ void Provider::provide_managed(Run piece) {
       if (state == PageState::stored || state == PageState::staged || state == PageState::lost) {
         if (drop_page(page, Exactness::lazily)) break;
         word = parts_.table.load(page);
-      } else if (!word.discarded() || parts_.table.transition(page, word, word.without_discarded())) {
+      } else if (state == PageState::filling || !word.discarded() ||
+                 parts_.table.transition(page, word, word.without_discarded())) {
         break;
       }
     }

@@ -1,0 +1,268 @@
+// What the program sees when reading swap fails: SIGBUS at the page that is gone, its own bytes everywhere else.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstring>
+#include <vector>
+
+#include "unit/manager/read_faults_fixture.h"
+
+namespace polder {
+namespace {
+
+TEST_P(ReadFaultsTest, AFailedReadIsRepeatedThenRaisesSigbusAndSparesTheRest) {
+  prepare(8 * kMiB, 24 * kMiB);
+  const std::vector<Target> granules = targets();
+  ASSERT_FALSE(granules.empty());
+  const std::size_t page = granules[0].page + 7;
+  const std::uint64_t offset = offset_of(victims_, page);
+  const Slots tail = swap_.save(offset, end_of_swap());
+  const std::uint64_t errors = read_errors();
+
+  swap_.cut(offset);
+  EXPECT_EQ(victims_.look(page), Seen::bus);
+  EXPECT_EQ(read_errors(), errors + 3);
+  EXPECT_EQ(victims_.look(page - 1), Seen::right);
+  swap_.restore(tail);
+
+  EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value - 1);
+  EXPECT_EQ(others_.count(Seen::right), others_.pages.value);
+  EXPECT_EQ(victims_.look(page), Seen::bus);
+  EXPECT_EQ(word_of(victims_, page).state(), PageState::lost);
+  EXPECT_EQ(read_errors(), errors + 3);
+  expect_nothing_written();
+  manager_->verify();
+}
+
+TEST_P(ReadFaultsTest, APageThatWasLostStaysLostWhileItsGranuleComesAndGoes) {
+  prepare(4 * kMiB, 24 * kMiB);
+  const std::vector<Target> granules = targets();
+  ASSERT_FALSE(granules.empty());
+  const std::size_t page = granules[0].page + 7;
+  const Slots tail = swap_.save(offset_of(victims_, page), end_of_swap());
+  swap_.cut(tail.offset());
+  ASSERT_EQ(victims_.look(page), Seen::bus);
+  swap_.restore(tail);
+  for (int round = 0; round < 5; ++round) {
+    EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value - 1);
+    for (std::size_t i = 0; i < kPagesPerGranule; ++i) {
+      if (granules[0].page + i != page) victims_.write(granules[0].page + i);
+    }
+    EXPECT_EQ(others_.count(Seen::right), others_.pages.value);
+    EXPECT_EQ(victims_.look(page), Seen::bus);
+  }
+}
+
+// Sequential touches: the second reads two pages at once, of which one is there.
+TEST_P(ReadFaultsTest, AWindowThatFailsInPartIsReadAgainPageByPage) {
+  prepare(4 * kMiB, 24 * kMiB);
+  const std::vector<Target> granules = targets();
+  ASSERT_FALSE(granules.empty());
+  make_room();
+  const std::size_t first = granules[0].page;
+  const Slots tail = swap_.save(granules[0].offset + 2 * kPageSize, end_of_swap());
+  const std::uint64_t errors = read_errors();
+  swap_.cut(tail.offset());
+  EXPECT_EQ(victims_.look(first), Seen::right);
+  EXPECT_EQ(read_errors(), errors);
+  EXPECT_EQ(victims_.look(first + 1), Seen::right);
+  EXPECT_EQ(read_errors(), errors + 1);
+  // Nobody had asked for the third.
+  EXPECT_EQ(word_of(victims_, first + 2).state(), PageState::stored);
+  swap_.restore(tail);
+  EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value);
+  EXPECT_EQ(read_errors(), errors + 1);
+}
+
+TEST_P(ReadFaultsTest, AWindowWhoseFirstPageFailsLosesThatPageOnly) {
+  prepare(4 * kMiB, 24 * kMiB);
+  const std::vector<Target> granules = targets();
+  ASSERT_FALSE(granules.empty());
+  make_room();
+  const std::size_t first = granules[0].page;
+  EXPECT_EQ(victims_.look(first), Seen::right);
+  EXPECT_EQ(victims_.look(first + 1), Seen::right);
+  EXPECT_EQ(victims_.look(first + 2), Seen::right);
+  const Slots tail = swap_.save(offset_of(victims_, first + 3), end_of_swap());
+  const std::uint64_t errors = read_errors();
+  swap_.cut(tail.offset());
+  EXPECT_EQ(victims_.look(first + 3), Seen::bus);
+  EXPECT_EQ(read_errors(), errors + 3);
+  swap_.restore(tail);
+  for (std::size_t i = 4; i < kPagesPerGranule; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
+  EXPECT_EQ(victims_.look(first + 3), Seen::bus);
+  EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value - 1);
+}
+TEST_P(ReadFaultsTest, OtherBytesThanWereWrittenRaiseSigbusAndAreNeverSeen) {
+  prepare(4 * kMiB, 24 * kMiB);
+  const std::vector<Target> granules = targets();
+  ASSERT_GE(granules.size(), 4U);
+  const std::uint64_t errors = read_errors();
+  std::vector<std::size_t> damaged;
+
+  // A single bit.
+  Slots bit = swap_.save(granules[0].offset + 4 * kPageSize, granules[0].offset + 5 * kPageSize);
+  bit.bytes()[4095] = static_cast<char>(bit.bytes()[4095] ^ 1);
+  swap_.restore(bit);
+  damaged.push_back(granules[0].page + 4);
+
+  // A write that went elsewhere: two slots exchanged.
+  const Slots two = swap_.save(granules[1].offset, granules[1].offset + 2 * kPageSize);
+  Slots exchanged(two.offset(), two.size());
+  std::memcpy(exchanged.bytes(), two.bytes() + kPageSize, kPageSize);
+  std::memcpy(exchanged.bytes() + kPageSize, two.bytes(), kPageSize);
+  swap_.restore(exchanged);
+  damaged.push_back(granules[1].page);
+  damaged.push_back(granules[1].page + 1);
+
+  // A write that never happened.
+  Slots zeros(granules[2].offset + 15 * kPageSize, kPageSize);
+  std::memset(zeros.bytes(), 0, kPageSize);
+  swap_.restore(zeros);
+  damaged.push_back(granules[2].page + 15);
+
+  for (int pass = 0; pass < 3; ++pass) {
+    for (std::size_t i = 0; i < victims_.pages.value; ++i) {
+      const bool is_damaged = std::find(damaged.begin(), damaged.end(), i) != damaged.end();
+      ASSERT_EQ(victims_.look(i), is_damaged ? Seen::bus : Seen::right) << "page " << i << " in pass " << pass;
+    }
+    EXPECT_EQ(others_.count(Seen::right), others_.pages.value);
+  }
+  EXPECT_EQ(read_errors(), errors + damaged.size());
+  expect_nothing_written();
+}
+
+TEST_P(ReadFaultsTest, ALostPageThatIsDiscardedIsAsGoodAsNew) {
+  prepare(4 * kMiB, 24 * kMiB);
+  swap_.cut(0);
+  std::vector<std::size_t> pages;
+  for (std::size_t i = 0; i < victims_.pages.value; i += 3) {
+    if (victims_.look(i) == Seen::bus) pages.push_back(i);
+  }
+  ASSERT_GT(pages.size(), 100U);
+  for (const std::size_t page : pages) {
+    discard(victims_, page, 1);
+    ASSERT_EQ(victims_.page(page)[0], 0U);
+    ASSERT_EQ(victims_.page(page)[Block::kWords - 1], 0U);
+    victims_.write(page);
+  }
+  // The others' copies are gone with the file: what is written over them is all that is read from now on.
+  discard(others_, 0, others_.pages.value);
+  others_.seed += 1000000;
+  others_.write();
+  for (int pass = 0; pass < 2; ++pass) {
+    for (const std::size_t page : pages) ASSERT_EQ(victims_.look(page), Seen::right);
+    ASSERT_EQ(others_.count(Seen::right), others_.pages.value);
+  }
+}
+
+TEST_P(ReadFaultsTest, MemoryWithLostPagesIsUsableAgainOnceFreed) {
+  constexpr PageCount kSlack{16};
+  PageCount charged;
+  for (std::uint64_t round = 0; round < 4; ++round) {
+    prepare(8 * kMiB, 24 * kMiB);
+    if (round != 0) {
+      swap_.cut(0);
+      std::size_t lost = 0;
+      for (std::size_t i = 0; i < victims_.pages.value; ++i) lost += victims_.look(i) == Seen::bus;
+      EXPECT_EQ(lost, victims_.pages.value);
+    }
+    free(victims_);
+    free(others_);
+    manager_->heap().trim(cache_);
+    // Reads that nobody waits for any more end, and staging is emptied, in the background.
+    const auto settled = [&] {
+      return manager_->statistics().reclaim.stored_pages.load() == 0 &&
+             (round == 0 || manager_->budget().charged() <= charged + kSlack);
+    };
+    for (int i = 0; i < 2000 && !settled(); ++i) usleep(1000);
+    EXPECT_EQ(manager_->statistics().reclaim.stored_pages.load(), 0U) << "in round " << round;
+    if (round == 0) {
+      usleep(200000);  // nothing tells that staging is empty
+      charged = manager_->budget().charged();
+    }
+    EXPECT_LE(manager_->budget().charged(), charged + kSlack) << "in round " << round;
+    manager_->verify();
+  }
+}
+
+// The child's reads go to the same file, through its own pager.
+TEST_P(ReadFaultsTest, AForkedChildMeetsTheSameLossesAsItsParent) {
+#if defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "the thread sanitizer does not survive threads in forked children";
+#endif
+  prepare(4 * kMiB, 24 * kMiB);
+  const std::vector<Target> granules = targets();
+  ASSERT_GE(granules.size(), 2U);
+  const std::size_t lost = granules[0].page + 3;
+  const std::size_t damaged = granules[1].page + 3;
+  const Slots tail = swap_.save(offset_of(victims_, lost), end_of_swap());
+  swap_.cut(tail.offset());
+  ASSERT_EQ(victims_.look(lost), Seen::bus);
+  swap_.restore(tail);
+  Slots slot = swap_.save(offset_of(victims_, damaged), offset_of(victims_, damaged) + kPageSize);
+  slot.bytes()[100] = static_cast<char>(slot.bytes()[100] ^ 0x10);
+  swap_.restore(slot);
+
+  const auto as_expected = [&] {
+    return victims_.look(lost) == Seen::bus && victims_.look(damaged) == Seen::bus &&
+           victims_.count(Seen::right) == victims_.pages.value - 2 && others_.count(Seen::right) == others_.pages.value;
+  };
+  manager_->fork_prepare();
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(kWatchdogSeconds);
+    manager_->fork_child();
+    _exit(as_expected() ? 0 : 1);
+  }
+  manager_->fork_parent();
+  EXPECT_TRUE(as_expected());
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+// Freed while reads ahead of its last touch are under way: what becomes of them is no concern of the next owner.
+TEST_P(ReadFaultsTest, ReadsThatFailAfterTheirMemoryWasFreedDoNotHurtItsNextOwner) {
+  constexpr std::size_t kPages = 64;
+  constexpr std::size_t kAskedFor = 32;  // sequential windows of 1, 2, 4, 8, 16: the touch of the last reads the rest
+  prepare(kMiB, 24 * kMiB);
+  std::vector<Block> blocks;
+  for (std::uint64_t i = 0; i < 64; ++i) blocks.push_back(make(kPages * kPageSize, 10 + i));
+  for (int pass = 0; pass < 3; ++pass) {
+    for (const Block& block : blocks) ASSERT_EQ(block.count(Seen::right), kPages);
+    ASSERT_EQ(others_.count(Seen::right), others_.pages.value);
+  }
+  make_room();
+  std::size_t reused = 0;
+  std::size_t in_flight = 0;
+  std::size_t killed = 0;
+  for (Block& block : blocks) {
+    if (!all_of(block, [&](std::size_t i) { return is_stored(block, i); })) continue;
+    for (std::size_t i = kAskedFor; i < kPages; ++i) {
+      Slots slot(offset_of(block, i), kPageSize);
+      std::memset(slot.bytes(), 0x5A, kPageSize);
+      swap_.restore(slot);
+    }
+    for (std::size_t i = 0; i < kAskedFor; ++i) ASSERT_EQ(block.look(i), Seen::right);
+    std::uint64_t* const words = block.words;
+    manager_->heap().free(cache_, words);
+    block.words = static_cast<std::uint64_t*>(manager_->heap().allocate(cache_, kPages * kPageSize));
+    ASSERT_NE(block.words, nullptr);
+    reused += block.words == words;
+    for (std::size_t i = kAskedFor; i < kPages; ++i) in_flight += word_of(block, i).state() == PageState::filling;
+    killed += raises_bus([&] { block.write(); });
+  }
+  EXPECT_EQ(killed, 0U) << "of " << reused << " blocks, " << in_flight << " pages of them being read";
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, ReadFaultsTest, ::testing::Values(os::IoBackend::uring, os::IoBackend::workers),
+                         [](const auto& backend) {
+                           return backend.param == os::IoBackend::uring ? "uring" : "workers";
+                         });
+
+}  // namespace
+}  // namespace polder

@@ -1,0 +1,130 @@
+// Several threads that allocate near the limit at once: the room that one has waited for is taken by another, again and
+// again. With swap to spare that is no reason to refuse anybody.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <barrier>
+#include <deque>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "manager/manager.h"
+#include "os/thread.h"
+#include "os/userfaultfd.h"
+
+namespace polder {
+namespace {
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+constexpr unsigned kThreads = 4;
+constexpr unsigned kWatchdogSeconds = 100;
+
+struct Piece {
+  unsigned char* bytes = nullptr;
+  std::size_t size = 0;
+  unsigned char value = 0;
+
+  // Differs from page to page, so that none is same-filled.
+  void write() const {
+    for (std::size_t at = 0; at < size; at += kPageSize) {
+      bytes[at] = value;
+      bytes[at + 1] = static_cast<unsigned char>(at >> kPageShift);
+      bytes[at + kPageSize / 2] = 1;
+    }
+  }
+  bool holds() const {
+    for (std::size_t at = 0; at < size; at += kPageSize) {
+      if (bytes[at] != value || bytes[at + 1] != static_cast<unsigned char>(at >> kPageShift)) return false;
+    }
+    return true;
+  }
+};
+
+class RoomTest : public ::testing::TestWithParam<os::IoBackend> {
+ protected:
+  static void SetUpTestSuite() { os::install_message_sink(); }
+
+  void SetUp() override {
+    const Result<os::UffdFeatures> features = os::Userfaultfd::probe();
+    if (!features.ok() || !features.value.move) GTEST_SKIP() << "this machine does not allow paging";
+    alarm(kWatchdogSeconds);
+    ManagerOptions options;
+    options.memory_limit_bytes = 16 * kMiB;
+    options.swap_bytes = 512 * kMiB;
+    options.io = GetParam();
+    options.arena_bytes = 512 * kMiB;
+    options.smallest_arena_bytes = 512 * kMiB;
+    manager_ = std::make_unique<Manager>(options);
+    manager_->allow_threads();
+  }
+  void TearDown() override {
+    manager_.reset();
+    alarm(0);
+  }
+
+  // Each thread allocates `steps` pieces of up to `largest`, all threads at the same moment, and keeps `live` bytes.
+  void hammer(unsigned steps, std::size_t largest, std::size_t live) {
+    std::barrier together(kThreads);
+    std::atomic<unsigned> refused{0};
+    std::atomic<unsigned> wrong{0};
+    std::vector<std::thread> threads;
+    for (unsigned t = 0; t < kThreads; ++t) {
+      threads.emplace_back([&, t] {
+        Heap& heap = manager_->heap();
+        ThreadCache* const cache = heap.create_cache();
+        std::mt19937 random(t);
+        std::deque<Piece> pieces;
+        std::size_t held = 0;
+        for (unsigned step = 0; step < steps; ++step) {
+          const std::size_t size = largest / 4 + random() % (largest * 3 / 4) / kPageSize * kPageSize;
+          together.arrive_and_wait();
+          auto* const bytes = static_cast<unsigned char*>(heap.allocate(cache, size));
+          if (bytes == nullptr) {
+            ++refused;
+            continue;
+          }
+          pieces.push_back({bytes, size, static_cast<unsigned char>(step)});
+          pieces.back().write();
+          for (held += size; held > live; pieces.pop_front()) {
+            wrong += !pieces.front().holds();
+            held -= pieces.front().size;
+            heap.free(cache, pieces.front().bytes);
+          }
+        }
+        for (const Piece& piece : pieces) {
+          wrong += !piece.holds();
+          heap.free(cache, piece.bytes);
+        }
+        heap.destroy_cache(cache);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(refused, 0U);
+    EXPECT_EQ(wrong, 0U);
+    EXPECT_GT(manager_->statistics().allocation.throttled_ns.load(), 0U) << "nobody had to wait for room";
+    EXPECT_LE(manager_->budget().charged(), manager_->budget().limit());
+    manager_->verify();
+  }
+
+  std::unique_ptr<Manager> manager_;
+};
+
+TEST_P(RoomTest, SmallRunsAreNotRefusedWhenOthersTakeTheRoom) { hammer(600, 256 << 10, 8 * kMiB); }
+
+TEST_P(RoomTest, RunsOfASixteenthOfTheLimitAreNotRefusedWhenOthersTakeTheRoom) { hammer(150, kMiB, 12 * kMiB); }
+
+// A pageblock each: any two are more than what reclaim frees at a time.
+TEST_P(RoomTest, RunsOfAnEighthOfTheLimitAreNotRefusedWhenOthersTakeTheRoom) { hammer(80, 2 * kMiB, 12 * kMiB); }
+
+TEST_P(RoomTest, RunsThatTakeManagedBlocksAreNotRefusedEither) { hammer(60, 4 * kMiB, 16 * kMiB); }
+
+INSTANTIATE_TEST_SUITE_P(Backends, RoomTest, ::testing::Values(os::IoBackend::uring, os::IoBackend::workers),
+                         [](const auto& backend) {
+                           return backend.param == os::IoBackend::uring ? "uring" : "workers";
+                         });
+
+}  // namespace
+}  // namespace polder
