@@ -17,6 +17,7 @@
 
 #include "os/io_engine.h"
 #include "os/mutex.h"
+#include "os/pagemap.h"
 #include "pager/parts.h"
 
 namespace polder {
@@ -24,6 +25,9 @@ namespace polder {
 class Evictor {
  public:
   explicit Evictor(PagerParts& parts) : parts_(parts) {}
+
+  // On a service thread, before anything is evicted: errors as met.
+  Errno prepare() { return pagemap_.open(); }
 
   os::Mutex& mutex() POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
 
@@ -74,6 +78,7 @@ class Evictor {
   void stage_page(PageId page, std::uint32_t position, Cluster& cluster);
   void refuse_page(PageId page);
 
+  void check_present(const Cluster& cluster);
   void decide(StagedPage& staged, const Cluster& cluster);
   bool start_writes(Cluster& cluster, os::IoEngine& engine);
   bool give_up_outdated_copies(Cluster& cluster);
@@ -85,6 +90,7 @@ class Evictor {
 
   os::Mutex mutex_{LockRank::reclaim};
   PagerParts& parts_;
+  os::Pagemap pagemap_;
   std::atomic<std::uint32_t> writing_{0};  // clusters being written; atomic: read by the reclaimer's wait
   std::atomic<bool> forked_{false};
   std::uint32_t full_rounds_ POLDER_GUARDED_BY(mutex_) = 0;  // granules looked at while swap was full

@@ -190,7 +190,9 @@ Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault)
     parts_.budget.uncharge(PageCount{1});
     return Resolution::transition;
   }
-  if (install(page, 1, parts_.staging.address(word.staging_page())) == 0) {
+  const char* const source = parts_.staging.address(word.staging_page());
+  check_staged(page, word, source);
+  if (install(page, 1, source) == 0) {
     revert(page);
     parts_.budget.uncharge(PageCount{1});
     parts_.uffd.wake(parts_.arena.address(page), kPageSize);
@@ -198,6 +200,17 @@ Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault)
   }
   took_back(page);
   return Resolution::done;
+}
+
+// A hole here would make the loop wait for itself.
+void Filler::check_staged(PageId page, PageWord word, const char* source) {
+  std::uint64_t there = 0;
+  if (!pagemap_->scan_present(source, kPageSize, &there).ok() || (there & 1) != 0) return;
+  std::uint64_t in_arena = 0;
+  static_cast<void>(pagemap_->scan_present(parts_.arena.address(page), kPageSize, &in_arena));
+  const Cluster& cluster = parts_.staging.cluster_of(word.staging_page());
+  POLDER_CHECK((there & 1) != 0, "a page being taken back is in staging", page.value, word.bits(), in_arena,
+               cluster.count);
 }
 
 // Without room for a copy the staging page itself moves back, if nobody works on its cluster.

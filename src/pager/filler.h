@@ -87,6 +87,7 @@ class Filler {
   Resolution fill_zero(PageId page, const os::Fault& fault);
   Resolution take_back(PageId page, PageWord word, const os::Fault& fault);
   Resolution take_back_by_move(PageId page, PageWord word);
+  void check_staged(PageId page, PageWord word, const char* source);
   void took_back(PageId page);
   Resolution fill_pattern(PageId page, PageWord word, const os::Fault& fault);
   Resolution start_read(PageId page, const os::Fault& fault);

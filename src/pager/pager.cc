@@ -238,6 +238,8 @@ Errno Pager::set_up_service() {
   if (!error.ok()) return error;
   error = filler_.prepare(reads_for(budget_.limit()));
   if (!error.ok()) return error;
+  error = evictor_.prepare();
+  if (!error.ok()) return error;
   error = fault_loop_.prepare(options_.io);
   if (!error.ok()) return error;
   publish_backend();
