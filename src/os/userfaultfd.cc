@@ -115,12 +115,14 @@ Errno Userfaultfd::open() {
   }
   fd_ = static_cast<int>(fd);
   features_ = features_from(bits.value);
+  static_cast<void>(pagemap_.open());  // only move() asks it, and takes no answer for "present"
   return kOk;
 }
 
 void Userfaultfd::close() {
   if (fd_ < 0) return;
   static_cast<void>(system_call(SYS_close, fd_));
+  pagemap_.close();
   fd_ = -1;
   features_ = {};
 }
@@ -195,6 +197,11 @@ Progress Userfaultfd::copy(void* destination, const void* source, std::size_t si
   return progress;
 }
 
+bool Userfaultfd::is_present(const char* page) {
+  std::uint64_t present = 0;
+  return !pagemap_.scan_present(page, kPageSize, &present).ok() || (present & 1) != 0;
+}
+
 Progress Userfaultfd::move(void* destination, void* source, std::size_t size, Wake wake_waiters) {
   POLDER_DCHECK(page_aligned(destination, size) && page_aligned(source, size), "move: range", destination, source,
                 size);
@@ -216,6 +223,10 @@ Progress Userfaultfd::move(void* destination, void* source, std::size_t size, Wa
         break;
       }
       if (tries > kEagerTries) yield();
+    } else if (result == -EEXIST && !is_present(static_cast<char*>(source) + progress.done)) {
+      if (wake_waiters == Wake::yes) wake(static_cast<char*>(destination) + progress.done, kPageSize);
+      progress.done += kPageSize;
+      tries = 0;
     } else {
       progress.error = as_errno(result);
       break;

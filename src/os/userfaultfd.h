@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "base/errno.h"
+#include "os/pagemap.h"
 
 namespace polder::os {
 
@@ -63,15 +64,20 @@ class Userfaultfd {
   // Copies `source` to the missing pages at `destination`. EEXIST: a page is there already. EAGAIN is retried inside.
   Progress copy(void* destination, const void* source, std::size_t size, Wake wake);
   // Moves present pages; holes in the source are skipped and stay holes in the destination. EBUSY: the page at
-  // source+done is pinned or shared with a forked relative. EINVAL: mlock states differ. EEXIST: destination occupied.
+  // source+done is pinned or shared with a forked relative. EINVAL: mlock states differ. EEXIST: the destination is
+  // occupied, by something else than the page itself: while memory is compacted, Linux 6.18 moves pages and then reports
+  // them as being in their own way (measured); these count as done.
   Progress move(void* destination, void* source, std::size_t size, Wake wake);
   // Touching the pages raises SIGBUS from now on. EEXIST: a page is there. EOPNOTSUPP on kernels without it.
   Errno poison(void* address, std::size_t size);
   void wake(void* address, std::size_t size);
 
  private:
+  bool is_present(const char* page);
+
   int fd_ = -1;
   UffdFeatures features_;
+  Pagemap pagemap_;
 };
 
 // True when the running kernel's UFFDIO_MOVE is safe: 6.12.43 and later 6.12s, or 6.17 and later.

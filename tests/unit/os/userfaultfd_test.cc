@@ -500,6 +500,53 @@ TEST_F(UffdTest, MoveWhileOthersWriteNeverLosesAByte) {
   release(zeros, kSize);
 }
 
+// Linux 6.18 moves pages and then reports EEXIST for them when compaction comes across: the pages must not be taken for
+// somebody else's.
+TEST_F(UffdTest, MoveWhileMemoryIsCompactedNeverLosesAByte) {
+  POLDER_NEEDS_MOVE();
+  constexpr std::size_t kRange = std::size_t{4096} * kPageSize;
+  constexpr std::size_t kStep = 16 * kPageSize;
+  const int compact = ::open("/proc/sys/vm/compact_memory", O_WRONLY | O_CLOEXEC);
+  if (compact < 0) GTEST_SKIP() << "memory cannot be compacted on demand here";
+  for (int repetition = 0; repetition < 10; ++repetition) {
+    char* const here = map_private(kRange).value;
+    char* const there = map_private(kRange).value;
+    advise_huge_pages(here, kRange, HugePages::always);
+    advise_huge_pages(there, kRange, HugePages::never);
+    for (std::size_t at = 0; at < kRange; at += kPageSize) *reinterpret_cast<std::uint64_t*>(here + at) = at + 1;
+    for (char* const range : {here, there}) ASSERT_EQ(uffd_.register_missing(range, kRange), kOk);
+    std::atomic<bool> stop{false};
+    std::thread compactor([&] {
+      while (!stop) EXPECT_EQ(::write(compact, "1", 1), 1);
+    });
+    const auto move_all = [&](char* to, char* from) {
+      for (std::size_t at = 0; at < kRange;) {
+        const Progress progress = uffd_.move(to + at, from + at, kStep - at % kStep, Wake::no);
+        at += progress.done;
+        EXPECT_TRUE(progress.error.ok() || progress.error == Errno(EBUSY)) << progress.error.code();
+        if (progress.error != kOk && progress.error != Errno(EBUSY)) break;
+      }
+    };
+    for (int round = 0; round < 20; ++round) {
+      move_all(there, here);
+      move_all(here, there);
+    }
+    stop = true;
+    compactor.join();
+    std::uint64_t bits[kRange / kPageSize / 64] = {};
+    Pagemap pagemap;
+    ASSERT_EQ(pagemap.open(), kOk);
+    ASSERT_EQ(pagemap.scan_present(here, kRange, bits), kOk);
+    for (std::size_t page = 0; page < kRange / kPageSize; ++page) {
+      ASSERT_NE(bits[page / 64] >> (page % 64) & 1, 0U) << "page " << page;
+      EXPECT_EQ(*reinterpret_cast<std::uint64_t*>(here + page * kPageSize), page * kPageSize + 1);
+    }
+    release(here, kRange);
+    release(there, kRange);
+  }
+  ::close(compact);
+}
+
 sigjmp_buf bus_error;
 volatile std::sig_atomic_t bus_code;
 
