@@ -105,7 +105,11 @@ PageCount Evictor::move_stretch(GranuleId granule, std::uint32_t first, std::uin
     first += done;
     if (first >= end) break;
     // Plugged by an mlockall or for a service thread: nobody's bytes, as windows are not used twice.
+    // Only while the page itself is seen where it was: what cannot be looked at is not thrown away.
+    std::uint64_t here = 0;
     if (progress.error.code() == EEXIST &&
+        pagemap_.scan_present(parts_.arena.address(PageId{base.value + first}), kPageSize, &here).ok() &&
+        (here & 1) != 0 &&
         os::discard(parts_.staging.address(parts_.staging.number_of(cluster, window + first)), kPageSize).ok()) {
       continue;
     }

@@ -16,7 +16,6 @@ namespace polder {
 namespace {
 
 constexpr std::size_t kServiceStack = std::size_t{64} << 10;
-constexpr std::size_t kGuardStack = std::size_t{16} << 10;
 
 // Pages that a forking thread may need before its child's pager runs.
 constexpr PageCount kForkRoom{16};
@@ -199,7 +198,8 @@ void Pager::fault_thread(void* argument) {
     return;
   }
   // Without a guard faults are merely slower.
-  static_cast<void>(os::start_service_thread(guard_thread, &self, "polder-guard", kGuardStack));
+  self.running_.fetch_add(1);  // its own, before it could be missed
+  if (!os::start_service_thread(guard_thread, &self, "polder-guard", kServiceStack).ok()) self.running_.fetch_sub(1);
   self.fault_loop_.run();
   self.courtesy_.stop();
   self.running_.fetch_sub(1);
@@ -208,7 +208,6 @@ void Pager::fault_thread(void* argument) {
 void Pager::guard_thread(void* argument) {
   Pager& self = *static_cast<Pager*>(argument);
   self.options_.hooks.enter_unevictable();
-  self.running_.fetch_add(1);
   self.courtesy_.guard();
   self.running_.fetch_sub(1);
 }
