@@ -130,8 +130,14 @@ PageCount Converter::adopt_block(BlockId block, const std::uint64_t* present) {
       report_touched_before_child_pager(parts_.arena.address(page));
     }
     if (word.state() == PageState::lost) {
-      // Poison is not inherited.
-      static_cast<void>(parts_.uffd.poison(parts_.arena.address(page), kPageSize));
+      // The parent's pager, amid poisoning, would find what the kernel has found; poison itself is not inherited.
+      if (word.poisoning() && is_set(present, i)) {
+        word = PageWord::of(PageState::resident);
+      } else {
+        word = word.without_poisoning();
+        static_cast<void>(parts_.uffd.poison(parts_.arena.address(page), kPageSize));
+      }
+      parts_.table.set_unshared(page, word);
     }
     switch (word.state()) {
       case PageState::resident:

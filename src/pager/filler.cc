@@ -421,14 +421,13 @@ Resolution Filler::check_present(PageId page) {
   if (error.ok() && (present & 1) == 0) {
     PageWord word = parts_.table.load(page);
     if (word.state() != PageState::resident) return Resolution::transition;
-    if (!parts_.table.transition(page, word, PageWord::of(PageState::lost))) return Resolution::transition;
+    if (!parts_.table.transition(page, word, PageWord::of(PageState::lost).with_poisoning())) {
+      return Resolution::transition;
+    }
     // Nobody moves a lost page: now the kernel's answer is final.
-    if (parts_.uffd.poison(address, kPageSize).code() == EEXIST) {
-      PageWord lost = PageWord::of(PageState::lost);
-      if (parts_.table.transition(page, lost, word)) {
-        parts_.uffd.wake(address, kPageSize);
-        return Resolution::done;
-      }
+    if (!poison(page, word)) {
+      parts_.uffd.wake(address, kPageSize);
+      return Resolution::done;
     }
     if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
     parts_.budget.uncharge(PageCount{1});
@@ -442,28 +441,34 @@ Resolution Filler::check_present(PageId page) {
 void Filler::lose(PageId page, const char* why) {
   char* const address = parts_.arena.address(page);
   PageWord word = parts_.table.load(page);
-  Errno error;
-  bool poisoned = false;
-  for (;;) {
-    const bool unwanted = is_unwanted(word);
-    if (!unwanted && !poisoned) {
-      error = parts_.uffd.poison(address, kPageSize);
-      poisoned = true;
-    }
-    if (unwanted && poisoned) static_cast<void>(os::discard(address, kPageSize));
-    if (parts_.table.transition(page, word, unwanted ? PageWord{} : PageWord::of(PageState::lost))) break;
-  }
+  PageWord next;
+  do {
+    next = is_unwanted(word) ? PageWord{} : PageWord::of(PageState::lost).with_poisoning();
+  } while (!parts_.table.transition(page, word, next));
   drop_copy(word);
   parts_.budget.uncharge(PageCount{1});
   if (is_unwanted(word)) {
     parts_.uffd.wake(address, kPageSize);
     return;
   }
-  Message message;
-  message.text("page ").pointer(address).text(" is lost: ").text(why).text("; touching it raises SIGBUS");
-  if (!error.ok() && error.code() != EEXIST) die(message.text("; it cannot be poisoned: ").error(error.code()));
-  say(message);
+  static_cast<void>(poison(page, PageWord::of(PageState::lost)));
+  say(Message().text("page ").pointer(address).text(" is lost: ").text(why).text("; touching it raises SIGBUS"));
   parts_.uffd.wake(address, kPageSize);
+}
+
+// Precondition: the word says poisoning, so nobody else changes it. False, and the word is `otherwise`, when the page is
+// there after all.
+bool Filler::poison(PageId page, PageWord otherwise) {
+  char* const address = parts_.arena.address(page);
+  const Errno error = parts_.uffd.poison(address, kPageSize);
+  const bool there = error.code() == EEXIST;
+  if (!error.ok() && !there) {
+    die(Message().text("page ").pointer(address).text(" is lost and cannot be poisoned: ").error(error.code()));
+  }
+  PageWord word = PageWord::of(PageState::lost).with_poisoning();
+  const bool changed = parts_.table.transition(page, word, there ? otherwise : PageWord::of(PageState::lost));
+  POLDER_CHECK(changed, "a page that is being poisoned", page.value, word.bits());
+  return !there;
 }
 
 void Filler::give_up(PageId page) {

@@ -99,6 +99,7 @@ class Filler {
   std::uint32_t zero_window(PageId page) const;
   void submit(Read& read);
   void lose(PageId page, const char* why);
+  bool poison(PageId page, PageWord otherwise);
 
   PagerParts& parts_;
   Evictor& evictor_;

@@ -291,6 +291,10 @@ bool Provider::drop_page(PageId page, Exactness exactness) {
       return true;
     }
     case PageState::lost:
+      if (word.poisoning()) {
+        os::yield_cpu();
+        return false;
+      }
       // The poison goes with the page's entry.
       static_cast<void>(os::discard(parts_.arena.address(page), kPageSize));
       return parts_.table.transition(page, word, PageWord{});

@@ -20,7 +20,8 @@
 //
 // The flags ride along: `retained` says that location() names a stored copy that was identical when it was last
 // compared or read (clean eviction needs no write); `discarded` says that the owner freed the page while it was in
-// transition or staged, so its bytes need not survive. Words are atomic: read and changed by allocating threads, the
+// transition or staged, so its bytes need not survive; `poisoning` says that a lost page is not unreadable yet: whoever
+// would discard it waits, or the poison would meet its next owner. Words are atomic: read and changed by allocating threads, the
 // pager and the reclaimer. Acquire on load pairs with release on transition: whoever sees `stored` sees the hash.
 #pragma once
 
@@ -39,7 +40,8 @@ const char* name(PageState state);
 bool is_legal(PageState from, PageState to);
 
 // The value of a word. Layout, low to high:
-//   3 state | 1 retained | 1 discarded | 3 source of a fill | 16 staging page | 1 fresh | 7 unused | 32 location
+//   3 state | 1 retained | 1 discarded | 3 source of a fill | 16 staging page | 1 fresh | 1 poisoning | 6 unused |
+//   32 location
 class PageWord {
  public:
   static constexpr std::uint32_t kNoLocation = 0xFFFFFFFF;
@@ -54,6 +56,7 @@ class PageWord {
   constexpr bool retained() const { return (bits_ >> 3 & 1) != 0; }
   // Native and handed out for the first time since it was last dropped: read as zero when it was handed out.
   constexpr bool fresh() const { return (bits_ >> 24 & 1) != 0; }
+  constexpr bool poisoning() const { return (bits_ >> 25 & 1) != 0; }
   constexpr bool discarded() const { return (bits_ >> 4 & 1) != 0; }
   // What a page that is being filled was before.
   constexpr PageState source() const { return static_cast<PageState>(bits_ >> 5 & 7); }
@@ -66,6 +69,8 @@ class PageWord {
   }
   constexpr PageWord with_fresh() const { return PageWord(bits_ | 1U << 24); }
   constexpr PageWord without_fresh() const { return PageWord(bits_ & ~(std::uint64_t{1} << 24)); }
+  constexpr PageWord with_poisoning() const { return PageWord(bits_ | 1U << 25); }
+  constexpr PageWord without_poisoning() const { return PageWord(bits_ & ~(std::uint64_t{1} << 25)); }
   constexpr PageWord with_discarded() const { return PageWord(bits_ | 1U << 4); }
   constexpr PageWord without_discarded() const { return PageWord(bits_ & ~(std::uint64_t{1} << 4)); }
   constexpr PageWord with_source(PageState state) const {
