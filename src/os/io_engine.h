@@ -29,8 +29,8 @@ class IoEngine {
   // transfers may be outstanding (asserted). Fewer than 64 vectors of whole pages each.
   virtual void read(int fd, const iovec* vectors, unsigned count, std::uint64_t offset, std::uint64_t tag) = 0;
   virtual void write(int fd, const iovec* vectors, unsigned count, std::uint64_t offset, std::uint64_t tag) = 0;
-  // Completes once `fd` (non-blocking: a userfaultfd, an eventfd) had something to read, which is then in `buffer`. One
-  // at a time per descriptor, at most kMaxReceives; not part of outstanding().
+  // Completes once `fd` (non-blocking: a userfaultfd, an eventfd) had something to read, which is then in `buffer`;
+  // refusals that pass are not an error. One at a time per descriptor, at most kMaxReceives; not part of outstanding().
   static constexpr unsigned kMaxReceives = 4;
   virtual void receive(int fd, void* buffer, std::size_t size, std::uint64_t tag) = 0;
   // Hands everything queued to the kernel (or to the workers). Does not wait.

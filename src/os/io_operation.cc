@@ -13,6 +13,10 @@ std::size_t table_size(unsigned depth) { return (depth * sizeof(IoOperation) + k
 
 }  // namespace
 
+bool passes(long result) {
+  return result == -EAGAIN || result == -EBUSY || result == -EINTR || result == -ENOMEM || result == -ETIME;
+}
+
 bool IoOperation::advance(long result) {
   if (result == -EINTR || result == -EAGAIN) return false;
   if (result <= 0) {

@@ -9,6 +9,10 @@
 
 namespace polder::os {
 
+// Refusals of the kernel that pass: no memory for requests just now, completions to be taken first, a signal. `result` is
+// a negated errno value.
+bool passes(long result);
+
 enum class IoDirection : unsigned char { read, write };
 
 struct IoOperation {

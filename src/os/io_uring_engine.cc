@@ -20,11 +20,6 @@ namespace {
 constexpr std::uint64_t kReceiveBit = std::uint64_t{1} << 32;
 constexpr std::uint64_t kCancellation = ~std::uint64_t{0};
 
-// The kernel's refusals that pass: no memory for requests just now, completions to be taken first, a signal.
-bool passes(int result) {
-  return result == -EAGAIN || result == -EBUSY || result == -EINTR || result == -ENOMEM || result == -ETIME;
-}
-
 }  // namespace
 
 IoUringEngine::~IoUringEngine() {
@@ -145,7 +140,7 @@ unsigned IoUringEngine::reap(IoCompletion* completions, unsigned capacity) {
     if (data == kCancellation) continue;
     if ((data & kReceiveBit) != 0) {
       Receive& receive = receives_[data & ~kReceiveBit];
-      if (result == -EINTR || result == -EAGAIN) {
+      if (passes(result)) {
         queue(receive);
         resubmit = true;
         continue;

@@ -128,4 +128,10 @@ Errno Pagemap::scan_present(const void* address, std::size_t size, std::uint64_t
   return scan_by_reading(fd_, start, start + size, present);
 }
 
+Presence Pagemap::presence(const void* page) {
+  std::uint64_t present = 0;
+  if (!scan_present(page, kPageSize, &present).ok()) return Presence::unknown;
+  return (present & 1) != 0 ? Presence::present : Presence::absent;
+}
+
 }  // namespace polder::os

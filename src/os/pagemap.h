@@ -9,6 +9,9 @@
 
 namespace polder::os {
 
+// Of one page: unknown when the kernel did not say (it had no memory for the answer).
+enum class Presence : unsigned char { absent, present, unknown };
+
 class Pagemap {
  public:
   Pagemap() = default;
@@ -23,6 +26,7 @@ class Pagemap {
   // Sets bit i of `present` when page i of the range is present or in kernel swap, and clears it otherwise. `present`
   // holds at least one bit per page of the range, in 64-bit words.
   Errno scan_present(const void* address, std::size_t size, std::uint64_t* present);
+  Presence presence(const void* page);
 
  private:
   int fd_ = -1;

@@ -197,11 +197,6 @@ Progress Userfaultfd::copy(void* destination, const void* source, std::size_t si
   return progress;
 }
 
-bool Userfaultfd::is_present(const char* page) {
-  std::uint64_t present = 0;
-  return !pagemap_.scan_present(page, kPageSize, &present).ok() || (present & 1) != 0;
-}
-
 Progress Userfaultfd::move(void* destination, void* source, std::size_t size, Wake wake_waiters) {
   POLDER_DCHECK(page_aligned(destination, size) && page_aligned(source, size), "move: range", destination, source,
                 size);
@@ -223,7 +218,7 @@ Progress Userfaultfd::move(void* destination, void* source, std::size_t size, Wa
         break;
       }
       if (tries > kEagerTries) yield();
-    } else if (result == -EEXIST && !is_present(static_cast<char*>(source) + progress.done)) {
+    } else if (result == -EEXIST && pagemap_.presence(static_cast<char*>(source) + progress.done) == Presence::absent) {
       if (wake_waiters == Wake::yes) wake(static_cast<char*>(destination) + progress.done, kPageSize);
       progress.done += kPageSize;
       tries = 0;

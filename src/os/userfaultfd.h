@@ -73,8 +73,6 @@ class Userfaultfd {
   void wake(void* address, std::size_t size);
 
  private:
-  bool is_present(const char* page);
-
   int fd_ = -1;
   UffdFeatures features_;
   Pagemap pagemap_;

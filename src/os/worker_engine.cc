@@ -145,7 +145,7 @@ unsigned WorkerEngine::reap_receives(IoCompletion* completions, unsigned capacit
     if (receive.state != Receive::State::readable || count == capacity) continue;
     const long result = system_call(SYS_read, receive.fd, receive.buffer, receive.size);
     receive.state = Receive::State::pending;
-    if (result == -EAGAIN || result == -EINTR) continue;  // somebody else was served with it
+    if (passes(result)) continue;  // somebody else was served with it, or it is tried again
     receive.state = Receive::State::free;
     completions[count++] = result < 0 ? IoCompletion{receive.tag, Errno(static_cast<int>(-result))}
                                       : IoCompletion{receive.tag, kOk, static_cast<std::size_t>(result)};

@@ -106,10 +106,8 @@ PageCount Evictor::move_stretch(GranuleId granule, std::uint32_t first, std::uin
     if (first >= end) break;
     // Plugged by an mlockall or for a service thread: nobody's bytes, as windows are not used twice.
     // Only while the page itself is seen where it was: what cannot be looked at is not thrown away.
-    std::uint64_t here = 0;
     if (progress.error.code() == EEXIST &&
-        pagemap_.scan_present(parts_.arena.address(PageId{base.value + first}), kPageSize, &here).ok() &&
-        (here & 1) != 0 &&
+        pagemap_.presence(parts_.arena.address(PageId{base.value + first})) == os::Presence::present &&
         os::discard(parts_.staging.address(parts_.staging.number_of(cluster, window + first)), kPageSize).ok()) {
       continue;
     }
@@ -153,7 +151,10 @@ Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsi
   if (engine.outstanding() > in_flight) return {Processed::none, {}};
   Cluster* const cluster = parts_.staging.dequeue_oldest();
   if (cluster == nullptr) return {Processed::none, {}};
-  check_present(*cluster);
+  if (!check_present(*cluster)) {
+    parts_.staging.enqueue(*cluster);
+    return {Processed::stuck, {}};
+  }
   for (std::uint32_t i = 0; i < cluster->count; ++i) decide(cluster->pages[i], *cluster);
   if (start_writes(*cluster, engine)) {
     engine.submit();
@@ -163,17 +164,19 @@ Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsi
   return {freed.value != 0 ? Processed::retired : Processed::stuck, freed};
 }
 
-// A staged page that were not there would be read as zeros: the fault loop plugs holes that a service thread meets.
-void Evictor::check_present(const Cluster& cluster) {
+// Whoever reads a staged page that is not there waits for the fault loop, which cannot know its bytes either. False when
+// the kernel could not tell.
+bool Evictor::check_present(const Cluster& cluster) {
   std::uint64_t present[Cluster::kPositions / 64] = {};
   const char* const area = parts_.staging.address(parts_.staging.number_of(cluster, 0));
-  if (!pagemap_.scan_present(area, std::size_t{cluster.windows} * kGranuleSize, present).ok()) return;
+  if (!pagemap_.scan_present(area, std::size_t{cluster.windows} * kGranuleSize, present).ok()) return false;
   for (std::uint32_t i = 0; i < cluster.count; ++i) {
     const StagedPage& staged = cluster.pages[i];
     const bool there = (present[staged.position / 64] >> (staged.position % 64) & 1) != 0;
     POLDER_CHECK(there, "a staged page is in staging", staged.page.value, parts_.table.load(staged.page).bits(),
                  staged.position);
   }
+  return true;
 }
 
 void Evictor::decide(StagedPage& staged, const Cluster& cluster) {

@@ -31,6 +31,7 @@ void FaultLoop::run() {
   engine_->receive(event_, &event_count_, sizeof event_count_, kEventTag);
   while (!stopping_.load(std::memory_order_relaxed)) {
     courtesy_.round();
+    filler_.retry_reads();
     if (!serve_completions() && parked_count_ != 0) retry_parked();
     sleep();
   }
@@ -105,8 +106,10 @@ void FaultLoop::serve(const Parked& parked) {
 
 Resolution FaultLoop::try_resolve(const os::Fault& fault) {
   const void* const address = reinterpret_cast<const void*>(fault.address);
-  if (!parts_.arena.contains(address) ||
-      (fault.thread != 0 && fault.thread == reclaimer_thread_.load(std::memory_order_relaxed))) {
+  const bool reclaims = fault.thread != 0 && fault.thread == reclaimer_thread_.load(std::memory_order_relaxed);
+  if (!parts_.arena.contains(address) || reclaims) {
+    // What is being stored is there; zeros in its place would be stored instead.
+    POLDER_CHECK(!reclaims || parts_.arena.contains(address), "staged pages stay where they are", fault.address);
     filler_.plug(fault.address);
     return Resolution::done;
   }
@@ -194,7 +197,7 @@ void FaultLoop::sleep() {
     const std::uint64_t typical = filler_.typical_read_ns();
     const bool spin = may_spin_ && reads && courtesy_.polite() && typical < kFastReadNs;
     if (spin && engine_->spin(2 * typical)) return;
-    return engine_->wait(-1);
+    return engine_->wait(filler_.reads_waiting() == 0 ? -1 : Filler::kRetryMs);
   }
   // Announce, look once more, sleep: a change between the two looks leaves the event signalled.
   parts_.wakeups.fault_loop_waits(true);

@@ -21,7 +21,10 @@ constexpr std::uint32_t kZeroWindow = 8;
 // Pages that only the forking thread may take while it forks.
 constexpr PageCount kForkReserve{8};
 
+// A read that fails is tried again after a millisecond, then four, and so on.
 constexpr unsigned kReadAttempts = 3;
+constexpr std::uint64_t kFirstRetryNs = 1'000'000;
+constexpr unsigned kMaxRetryShift = 8;
 
 // Being read for an owner who has freed it.
 bool is_unwanted(PageWord word) { return word.discarded() && word.source() == PageState::stored; }
@@ -48,8 +51,12 @@ void Filler::attach(os::IoEngine& engine, os::Pagemap& pagemap) {
 }
 
 void Filler::reset_in_child() {
-  for (Read& read : reads_) read.count = 0;
+  for (Read& read : reads_) {
+    read.count = 0;
+    read.retry_at_ns = 0;
+  }
   reads_outstanding_ = 0;
+  reads_waiting_ = 0;
   engine_ = nullptr;
   pagemap_ = nullptr;
   favoured_.store(0, std::memory_order_relaxed);
@@ -191,7 +198,15 @@ Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault)
     return Resolution::transition;
   }
   const char* const source = parts_.staging.address(word.staging_page());
-  check_staged(page, word, source);
+  const os::Presence presence = pagemap_->presence(source);
+  if (presence == os::Presence::unknown) {
+    revert(page);
+    parts_.budget.uncharge(PageCount{1});
+    return Resolution::transition;
+  }
+  // A hole here would make the loop wait for itself.
+  POLDER_CHECK(presence == os::Presence::present, "a page being taken back is in staging", page.value, word.bits(),
+               static_cast<unsigned>(pagemap_->presence(parts_.arena.address(page))));
   if (install(page, 1, source) == 0) {
     revert(page);
     parts_.budget.uncharge(PageCount{1});
@@ -200,17 +215,6 @@ Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault)
   }
   took_back(page);
   return Resolution::done;
-}
-
-// A hole here would make the loop wait for itself.
-void Filler::check_staged(PageId page, PageWord word, const char* source) {
-  std::uint64_t there = 0;
-  if (!pagemap_->scan_present(source, kPageSize, &there).ok() || (there & 1) != 0) return;
-  std::uint64_t in_arena = 0;
-  static_cast<void>(pagemap_->scan_present(parts_.arena.address(page), kPageSize, &in_arena));
-  const Cluster& cluster = parts_.staging.cluster_of(word.staging_page());
-  POLDER_CHECK((there & 1) != 0, "a page being taken back is in staging", page.value, word.bits(), in_arena,
-               cluster.count);
 }
 
 // Without room for a copy the staging page itself moves back, if nobody works on its cluster.
@@ -340,7 +344,6 @@ void Filler::submit_new(Read& read, PageId first, PageCount count, Asked asked) 
 void Filler::submit(Read& read) {
   const Location location = Location::from_bits(parts_.table.load(read.first).location());
   read.vector = iovec{.iov_base = read.buffer, .iov_len = read.count * kPageSize};
-  ++read.attempts;
   engine_->read(parts_.store.fd(location), &read.vector, 1, parts_.store.offset(location),
                 static_cast<std::uint64_t>(&read - reads_));
 }
@@ -349,27 +352,7 @@ void Filler::read_completed(const os::IoCompletion& completion) {
   Read& read = reads_[completion.tag];
   POLDER_CHECK(completion.tag < read_count_ && read.count != 0, "read completes once", completion.tag);
   StatisticsSegment& statistics = *parts_.statistics;
-  if (!completion.error.ok()) {
-    count_alone(statistics.pager.read_errors);
-    // Pages that nobody asked for go back; the page of a fault is tried again, alone.
-    const std::uint32_t asked_for = read.asked == Asked::by_fault ? 1 : 0;
-    for (; read.count > asked_for; --read.count) {
-      const PageId page{read.first.value + read.count - 1};
-      revert(page);
-      parts_.budget.uncharge(PageCount{1});
-      parts_.uffd.wake(parts_.arena.address(page), kPageSize);  // somebody may have come for it meanwhile
-    }
-    if (asked_for != 0 && read.attempts < kReadAttempts) {
-      submit(read);
-      return;
-    }
-    if (asked_for != 0) {
-      lose(read.first, Message().text("reading it failed: ").error(completion.error.code()).c_str());
-    }
-    read.count = 0;
-    --reads_outstanding_;
-    return;
-  }
+  if (!completion.error.ok()) return read_failed(read, completion.error);
   count_alone(statistics.pager.bytes_read, read.count * kPageSize);
   for (std::uint32_t i = 0; i < read.count;) {
     const auto matches = [&](std::uint32_t index) {
@@ -412,13 +395,45 @@ void Filler::read_completed(const os::IoCompletion& completion) {
   --reads_outstanding_;
 }
 
+// Pages that nobody asked for go back; the page of a fault is tried again, alone.
+void Filler::read_failed(Read& read, Errno error) {
+  count_alone(parts_.statistics->pager.read_errors);
+  const std::uint32_t asked_for = read.asked == Asked::by_fault ? 1 : 0;
+  for (; read.count > asked_for; --read.count) {
+    const PageId page{read.first.value + read.count - 1};
+    revert(page);
+    parts_.budget.uncharge(PageCount{1});
+    parts_.uffd.wake(parts_.arena.address(page), kPageSize);  // somebody may have come for it meanwhile
+  }
+  ++read.attempts;
+  // That the kernel lacks memory says nothing about the page.
+  if (asked_for != 0 && (read.attempts < kReadAttempts || error == Errno(ENOMEM))) {
+    read.retry_at_ns = os::monotonic_ns() + (kFirstRetryNs << std::min(2 * (read.attempts - 1), kMaxRetryShift));
+    ++reads_waiting_;
+    return;
+  }
+  if (asked_for != 0) lose(read.first, Message().text("reading it failed: ").error(error.code()).c_str());
+  read.count = 0;
+  --reads_outstanding_;
+}
+
+void Filler::retry_reads() {
+  if (reads_waiting_ == 0) return;
+  const std::uint64_t now = os::monotonic_ns();
+  for (unsigned i = 0; i < read_count_; ++i) {
+    Read& read = reads_[i];
+    if (read.count == 0 || read.retry_at_ns == 0 || read.retry_at_ns > now) continue;
+    read.retry_at_ns = 0;
+    --reads_waiting_;
+    submit(read);
+  }
+}
+
 Resolution Filler::check_present(PageId page) {
   // Usually the page came while the message waited. If it is really missing, the program dropped it behind our back
   // (a raw madvise): what it held is not ours to guess.
   char* const address = parts_.arena.address(page);
-  std::uint64_t present = 0;
-  const Errno error = pagemap_->scan_present(address, kPageSize, &present);
-  if (error.ok() && (present & 1) == 0) {
+  if (pagemap_->presence(address) == os::Presence::absent) {
     PageWord word = parts_.table.load(page);
     if (word.state() != PageState::resident) return Resolution::transition;
     if (!parts_.table.transition(page, word, PageWord::of(PageState::lost).with_poisoning())) {

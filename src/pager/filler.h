@@ -49,8 +49,14 @@ class Filler {
 
   Resolution resolve(PageId page, const os::Fault& fault);
   void read_completed(const os::IoCompletion& completion);
+  // Starts again what failed and has waited long enough.
+  void retry_reads();
 
-  unsigned reads_outstanding() const { return reads_outstanding_; }
+  // With the device.
+  unsigned reads_outstanding() const { return reads_outstanding_ - reads_waiting_; }
+  // Failed, and to be tried again: retry_reads() wants to be called every kRetryMs.
+  unsigned reads_waiting() const { return reads_waiting_; }
+  static constexpr int kRetryMs = 1;
   // How long a read that a fault asked for takes of late; 0 before the first.
   std::uint64_t typical_read_ns() const { return typical_read_ns_; }
 
@@ -60,7 +66,8 @@ class Filler {
   // While `thread` forks nobody else may take the last pages; 0 ends it. Any thread.
   void favour(std::uint32_t thread) { favoured_.store(thread, std::memory_order_relaxed); }
 
-  // A service thread touched a hole: in staging, or while it copied a page on write that the program had dropped.
+  // Puts zeros into a hole: in staging, where somebody looked who may see anything (mlockall, a debugger), or in the
+  // arena, met by the reclaimer while it copied a page on write that the program had dropped.
   void plug(std::uintptr_t address);
 
  private:
@@ -68,8 +75,9 @@ class Filler {
 
   struct Read {
     PageId first;
-    std::uint32_t count = 0;  // 0: free
-    unsigned attempts = 0;
+    std::uint32_t count = 0;        // 0: free
+    unsigned attempts = 0;          // that failed
+    std::uint64_t retry_at_ns = 0;  // 0: with the device
     std::uint64_t submitted_ns = 0;
     Asked asked = Asked::by_fault;
     iovec vector{};
@@ -87,7 +95,6 @@ class Filler {
   Resolution fill_zero(PageId page, const os::Fault& fault);
   Resolution take_back(PageId page, PageWord word, const os::Fault& fault);
   Resolution take_back_by_move(PageId page, PageWord word);
-  void check_staged(PageId page, PageWord word, const char* source);
   void took_back(PageId page);
   Resolution fill_pattern(PageId page, PageWord word, const os::Fault& fault);
   Resolution start_read(PageId page, const os::Fault& fault);
@@ -98,6 +105,7 @@ class Filler {
   Resolution check_present(PageId page);
   std::uint32_t zero_window(PageId page) const;
   void submit(Read& read);
+  void read_failed(Read& read, Errno error);
   void lose(PageId page, const char* why);
   bool poison(PageId page, PageWord otherwise);
 
@@ -110,6 +118,7 @@ class Filler {
   Read reads_[kMaxReads];
   unsigned read_count_ = 0;
   unsigned reads_outstanding_ = 0;
+  unsigned reads_waiting_ = 0;  // of these
   std::uint64_t typical_read_ns_ = 0;
   char* pattern_page_ = nullptr;
   std::atomic<std::uint32_t> favoured_{0};  // atomic: set by the forking thread

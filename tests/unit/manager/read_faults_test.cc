@@ -163,7 +163,7 @@ TEST_P(ReadFaultsTest, MemoryWithLostPagesIsUsableAgainOnceFreed) {
   constexpr PageCount kSlack{16};
   PageCount charged;
   for (std::uint64_t round = 0; round < 4; ++round) {
-    prepare(8 * kMiB, 24 * kMiB);
+    prepare(kMiB, 24 * kMiB);
     if (round != 0) {
       swap_.cut(0);
       std::size_t lost = 0;

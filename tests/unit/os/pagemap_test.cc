@@ -104,6 +104,8 @@ TEST(Pagemap, UnmappedRangesAreAbsent) {
   std::uint64_t present = 0;
   ASSERT_EQ(pagemap.scan_present(memory.value, 3 * kPageSize, &present), kOk);
   EXPECT_EQ(present, 5u);
+  EXPECT_EQ(pagemap.presence(memory.value), Presence::present);
+  EXPECT_EQ(pagemap.presence(memory.value + kPageSize), Presence::absent);
   release(memory.value, kPageSize);
   release(memory.value + 2 * kPageSize, kPageSize);
 }
@@ -113,6 +115,7 @@ TEST(Pagemap, ReportsAClosedDescriptor) {
   std::uint64_t present = 0;
   const test::ErrnoWitness witness;
   EXPECT_EQ(pagemap.scan_present(reinterpret_cast<void*>(kPageSize), kPageSize, &present), Errno(EBADF));
+  EXPECT_EQ(pagemap.presence(reinterpret_cast<void*>(kPageSize)), Presence::unknown);
   EXPECT_TRUE(witness.untouched());
 }
 
