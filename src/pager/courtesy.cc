@@ -7,9 +7,11 @@
 namespace polder {
 namespace {
 
-// After the loop had to be rescued: doubled when it happens again soon.
-constexpr std::uint64_t kShortestPauseNs = 100'000'000;
+// After the loop had to be rescued: doubled when politeness did not pay, which takes a few times what starving costs. Beside
+// something that runs now and then (30 times a second, say) the loop is polite in between; beside a busy loop, hardly ever.
+constexpr std::uint64_t kShortestPauseNs = 10'000'000;
 constexpr std::uint64_t kLongestPauseNs = 4'000'000'000;
+constexpr std::uint64_t kPaidNs = std::uint64_t{4} * Courtesy::kPatienceMs * 1'000'000;
 
 }  // namespace
 
@@ -65,7 +67,7 @@ void Courtesy::force() {
   if (!ours) return;
   if (starved) {
     const std::uint64_t now = os::monotonic_ns();
-    const bool again = now < not_before_ns_.load(std::memory_order_relaxed) + 4 * pause_ns_;
+    const bool again = now < not_before_ns_.load(std::memory_order_relaxed) + kPaidNs;
     pause_ns_ = again ? std::min(2 * pause_ns_, kLongestPauseNs) : kShortestPauseNs;
     not_before_ns_.store(now + pause_ns_, std::memory_order_relaxed);
   }

@@ -26,7 +26,7 @@ namespace polder {
 
 class Courtesy {
  public:
-  static constexpr int kPatienceMs = 5;
+  static constexpr int kPatienceMs = 3;
 
   // --- fault loop ---
 
@@ -57,7 +57,7 @@ class Courtesy {
   std::atomic<std::uint32_t> rounds_{0};         // written by the loop
   std::atomic<std::uint32_t> thread_{0};         // the loop's kernel thread id
   std::atomic<std::uint64_t> not_before_ns_{0};  // written by the guard: no politeness until then
-  std::uint64_t pause_ns_ = 0;                   // the guard's: last pause, doubled by each starvation
+  std::uint64_t pause_ns_ = 0;                   // the guard's: last pause, doubled where starvation follows soon
 };
 
 }  // namespace polder
