@@ -1,5 +1,5 @@
 // How many stored pages to read with the one that a fault asks for. Sequential streams are recognised by their next
-// expected page, as in the kernel's mm/readahead.c: a fault that continues a stream doubles the stream's window, any
+// expected page, as in the kernel's mm/readahead.c: from its third fault on, each fault of a stream doubles its window; any
 // other fault reads one page and starts a stream of its own in place of the one used longest ago.
 //
 // Fault loop only.
@@ -17,20 +17,23 @@ class Readahead {
  public:
   // 256 KiB: four reads side by side.
   static constexpr std::uint32_t kMaxWindow = 4 * kPagesPerGranule;
+  // Faults in a row that make a stream worth reading ahead of: two are an object that spans two pages.
+  static constexpr std::uint32_t kTrusted = 3;
 
   // Pages worth reading from `page` on, at least 1.
   std::uint32_t window(PageId page) {
     Stream* oldest = &streams_[0];
     for (Stream& stream : streams_) {
       if (stream.window != 0 && stream.next == page) {
-        stream.window = std::min(2 * stream.window, kMaxWindow);
+        ++stream.length;
+        stream.window = stream.length < kTrusted ? 1 : std::min(2 * stream.window, kMaxWindow);
         stream.used = ++clock_;
         current_ = &stream;
         return stream.window;
       }
       if (stream.used < oldest->used) oldest = &stream;
     }
-    *oldest = Stream{.next = page, .window = 1, .used = ++clock_};
+    *oldest = Stream{.next = page, .window = 1, .length = 1, .used = ++clock_};
     current_ = oldest;
     return 1;
   }
@@ -41,7 +44,8 @@ class Readahead {
  private:
   struct Stream {
     PageId next;
-    std::uint32_t window = 0;
+    std::uint32_t window = 0;  // 0: unused
+    std::uint32_t length = 0;  // faults
     std::uint64_t used = 0;
   };
 

@@ -1,7 +1,5 @@
 // The whole below the malloc ABI, in one process and on small instances: objects of a Manager's heap are written,
 // evicted, read back, freed and forked while every byte is checked.
-#include "manager/manager.h"
-
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/wait.h>
@@ -16,13 +14,10 @@
 #include <vector>
 
 #include "os/pagemap.h"
-#include "os/thread.h"
-#include "os/userfaultfd.h"
+#include "unit/manager/manager_fixture.h"
 
 namespace polder {
 namespace {
-
-constexpr std::size_t kMiB = std::size_t{1} << 20;
 
 struct Object {
   unsigned char* bytes = nullptr;
@@ -49,32 +44,8 @@ bool holds(const Object& object) {
   return true;
 }
 
-class ManagerTest : public ::testing::TestWithParam<os::IoBackend> {
+class ManagerTest : public ManagerFixture {
  protected:
-  void SetUp() override {
-    const Result<os::UffdFeatures> features = os::Userfaultfd::probe();
-    if (!features.ok() || !features.value.move) GTEST_SKIP() << "this machine does not allow paging";
-  }
-
-  static void SetUpTestSuite() { os::install_message_sink(); }
-
-  void start(std::size_t limit, std::uint64_t swap_bytes = 512 * kMiB) {
-    ManagerOptions options;
-    options.memory_limit_bytes = limit;
-    options.swap_directory = "/var/tmp";
-    options.swap_bytes = swap_bytes;
-    options.io = GetParam();
-    options.arena_bytes = 512 * kMiB;
-    options.smallest_arena_bytes = 512 * kMiB;
-    manager_ = std::make_unique<Manager>(options);
-    manager_->allow_threads();
-    cache_ = manager_->heap().create_cache();
-    ASSERT_NE(cache_, nullptr);
-  }
-  void TearDown() override {
-    if (manager_ != nullptr) manager_->heap().destroy_cache(cache_);
-  }
-
   Object make(std::size_t size, std::uint64_t seed) {
     Object object{static_cast<unsigned char*>(manager_->heap().allocate(cache_, size)), size, seed};
     EXPECT_NE(object.bytes, nullptr);
@@ -96,9 +67,6 @@ class ManagerTest : public ::testing::TestWithParam<os::IoBackend> {
     }
     return pages * kPageSize;
   }
-
-  std::unique_ptr<Manager> manager_;
-  ThreadCache* cache_ = nullptr;
 };
 
 TEST_P(ManagerTest, NothingRunsUntilTheLimitIsApproached) {
@@ -351,10 +319,7 @@ TEST_P(ManagerTest, AFullSwapFileFailsAllocationsAndLosesNothing) {
   EXPECT_NE(manager_->heap().allocate(cache_, 60000), nullptr);
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, ManagerTest, ::testing::Values(os::IoBackend::uring, os::IoBackend::workers),
-                         [](const auto& backend) {
-                           return backend.param == os::IoBackend::uring ? "uring" : "workers";
-                         });
+INSTANTIATE_TEST_SUITE_P(Backends, ManagerTest, on_both_backends(), backend_name);
 
 }  // namespace
 }  // namespace polder

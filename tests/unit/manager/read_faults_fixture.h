@@ -12,16 +12,12 @@
 #include <memory>
 #include <vector>
 
-#include "manager/manager.h"
-#include "os/thread.h"
-#include "os/userfaultfd.h"
+#include "unit/manager/manager_fixture.h"
 #include "unit/manager/swap_damage.h"
 
 namespace polder {
 
-inline constexpr std::size_t kMiB = std::size_t{1} << 20;
 inline constexpr std::size_t kLimit = 16 * kMiB;
-inline constexpr unsigned kWatchdogSeconds = 100;
 
 enum class Seen { right, wrong, bus };
 
@@ -31,12 +27,6 @@ inline thread_local volatile std::sig_atomic_t touching = 0;
 inline void on_bus(int /*signal*/) {
   if (touching == 0) abort();
   siglongjmp(after_bus, 1);
-}
-
-inline void on_alarm(int /*signal*/) {
-  constexpr char kText[] = "a thread still waits for its page\n";
-  [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText, sizeof kText - 1);
-  abort();
 }
 
 // Runs `touch` and tells whether SIGBUS ended it.
@@ -95,34 +85,17 @@ struct Target {
   std::uint64_t offset = 0;
 };
 
-class ReadFaultsTest : public ::testing::TestWithParam<os::IoBackend> {
+class ReadFaultsTest : public ManagerFixture {
  protected:
-  static void SetUpTestSuite() { os::install_message_sink(); }
-
   void SetUp() override {
-    const Result<os::UffdFeatures> features = os::Userfaultfd::probe();
-    if (!features.ok() || !features.value.move) GTEST_SKIP() << "this machine does not allow paging";
-    std::signal(SIGALRM, on_alarm);
+    ManagerFixture::SetUp();
+    if (IsSkipped()) return;
     std::signal(SIGBUS, on_bus);
-    alarm(kWatchdogSeconds);
-
-    ManagerOptions options;
-    options.memory_limit_bytes = kLimit;
-    options.swap_bytes = 512 * kMiB;
-    options.io = GetParam();
-    options.arena_bytes = 512 * kMiB;
-    options.smallest_arena_bytes = 512 * kMiB;
-    manager_ = std::make_unique<Manager>(options);
-    manager_->allow_threads();
-    cache_ = manager_->heap().create_cache();
-    ASSERT_NE(cache_, nullptr);
+    start(kLimit);
   }
   void TearDown() override {
-    if (manager_ != nullptr) manager_->heap().destroy_cache(cache_);
-    manager_.reset();
-    alarm(0);
+    ManagerFixture::TearDown();
     std::signal(SIGBUS, SIG_DFL);
-    std::signal(SIGALRM, SIG_DFL);
   }
 
   Block make(std::size_t size, std::uint64_t seed) {
@@ -217,8 +190,6 @@ class ReadFaultsTest : public ::testing::TestWithParam<os::IoBackend> {
   std::uint64_t read_errors() { return manager_->statistics().pager.read_errors.load(); }
   void expect_nothing_written() { EXPECT_EQ(manager_->statistics().reclaim.bytes_written.load(), written_); }
 
-  std::unique_ptr<Manager> manager_;
-  ThreadCache* cache_ = nullptr;
   Block others_;
   Block victims_;
   SwapDamage swap_;

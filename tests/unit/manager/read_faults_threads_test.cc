@@ -135,7 +135,7 @@ TEST_P(ReadFaultsTest, AReadAheadThatFailsWakesWhoeverCameForItsPages) {
   prepare(12 * kMiB, 20 * kMiB);
   make_room();
   constexpr unsigned kThreads = 3;
-  constexpr std::size_t kRead = kPagesPerGranule - 1;  // of the next granule
+  constexpr std::size_t kRead = kPagesPerGranule / 2 - 1;  // of the next granule
   std::barrier round_begins(kThreads + 1);
   std::barrier round_ends(kThreads + 1);
   std::atomic<bool> stopping{false};
@@ -170,7 +170,7 @@ TEST_P(ReadFaultsTest, AReadAheadThatFailsWakesWhoeverCameForItsPages) {
     const Slots slots = swap_.save(next.offset, next.offset + kGranuleSize);
     swap_.cut(next.offset + readable * kPageSize);
     round_begins.arrive_and_wait();
-    for (const std::size_t i : {0U, 1U, 3U, 7U, 15U}) ASSERT_EQ(victims_.look(walk.page + i), Seen::right);
+    for (const std::size_t i : {7U, 8U, 9U, 11U, 15U}) ASSERT_EQ(victims_.look(walk.page + i), Seen::right);
     walked = true;
     round_ends.arrive_and_wait();
     for (unsigned t = 0; t < kThreads; ++t) {
@@ -188,10 +188,8 @@ TEST_P(ReadFaultsTest, AReadAheadThatFailsWakesWhoeverCameForItsPages) {
   EXPECT_GT(waited, 0U);
   expect_nothing_written();
 }
-INSTANTIATE_TEST_SUITE_P(Backends, ReadFaultsTest, ::testing::Values(os::IoBackend::uring, os::IoBackend::workers),
-                         [](const auto& backend) {
-                           return backend.param == os::IoBackend::uring ? "uring" : "workers";
-                         });
+
+INSTANTIATE_TEST_SUITE_P(Backends, ReadFaultsTest, on_both_backends(), backend_name);
 
 }  // namespace
 }  // namespace polder

@@ -1,7 +1,6 @@
 // Several threads that allocate near the limit at once: the room that one has waited for is taken by another, again and
 // again. With swap to spare that is no reason to refuse anybody.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <barrier>
@@ -11,16 +10,12 @@
 #include <thread>
 #include <vector>
 
-#include "manager/manager.h"
-#include "os/thread.h"
-#include "os/userfaultfd.h"
+#include "unit/manager/manager_fixture.h"
 
 namespace polder {
 namespace {
 
-constexpr std::size_t kMiB = std::size_t{1} << 20;
 constexpr unsigned kThreads = 4;
-constexpr unsigned kWatchdogSeconds = 100;
 
 struct Piece {
   unsigned char* bytes = nullptr;
@@ -43,26 +38,11 @@ struct Piece {
   }
 };
 
-class RoomTest : public ::testing::TestWithParam<os::IoBackend> {
+class RoomTest : public ManagerFixture {
  protected:
-  static void SetUpTestSuite() { os::install_message_sink(); }
-
   void SetUp() override {
-    const Result<os::UffdFeatures> features = os::Userfaultfd::probe();
-    if (!features.ok() || !features.value.move) GTEST_SKIP() << "this machine does not allow paging";
-    alarm(kWatchdogSeconds);
-    ManagerOptions options;
-    options.memory_limit_bytes = 16 * kMiB;
-    options.swap_bytes = 512 * kMiB;
-    options.io = GetParam();
-    options.arena_bytes = 512 * kMiB;
-    options.smallest_arena_bytes = 512 * kMiB;
-    manager_ = std::make_unique<Manager>(options);
-    manager_->allow_threads();
-  }
-  void TearDown() override {
-    manager_.reset();
-    alarm(0);
+    ManagerFixture::SetUp();
+    if (!IsSkipped()) start(16 * kMiB);
   }
 
   // Each thread allocates `steps` pieces of up to `largest`, all threads at the same moment, and keeps `live` bytes.
@@ -108,8 +88,6 @@ class RoomTest : public ::testing::TestWithParam<os::IoBackend> {
     EXPECT_LE(manager_->budget().charged(), manager_->budget().limit());
     manager_->verify();
   }
-
-  std::unique_ptr<Manager> manager_;
 };
 
 TEST_P(RoomTest, SmallRunsAreNotRefusedWhenOthersTakeTheRoom) { hammer(600, 256 << 10, 8 * kMiB); }
@@ -121,10 +99,7 @@ TEST_P(RoomTest, RunsOfAnEighthOfTheLimitAreNotRefusedWhenOthersTakeTheRoom) { h
 
 TEST_P(RoomTest, RunsThatTakeManagedBlocksAreNotRefusedEither) { hammer(60, 4 * kMiB, 16 * kMiB); }
 
-INSTANTIATE_TEST_SUITE_P(Backends, RoomTest, ::testing::Values(os::IoBackend::uring, os::IoBackend::workers),
-                         [](const auto& backend) {
-                           return backend.param == os::IoBackend::uring ? "uring" : "workers";
-                         });
+INSTANTIATE_TEST_SUITE_P(Backends, RoomTest, on_both_backends(), backend_name);
 
 }  // namespace
 }  // namespace polder

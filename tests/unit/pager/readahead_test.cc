@@ -5,16 +5,20 @@
 namespace polder {
 namespace {
 
-TEST(Readahead, ASequentialStreamDoublesItsWindow) {
+// Of the fault that comes after `faults` others of its stream.
+std::uint32_t expected_window(std::uint32_t faults) {
+  if (faults + 1 < Readahead::kTrusted) return 1;
+  return std::min(2U << (faults + 1 - Readahead::kTrusted), Readahead::kMaxWindow);
+}
+
+TEST(Readahead, ASequentialStreamDoublesItsWindowOnceItIsTrusted) {
   Readahead readahead;
   PageId page{100};
-  std::uint32_t expected = 1;
-  for (int i = 0; i < 8; ++i) {
+  for (std::uint32_t i = 0; i < 12; ++i) {
     const std::uint32_t window = readahead.window(page);
-    EXPECT_EQ(window, expected);
+    EXPECT_EQ(window, expected_window(i));
     page = page + PageCount{window};
     readahead.advance(page);
-    expected = std::min(2 * expected, Readahead::kMaxWindow);
   }
 }
 
@@ -29,10 +33,10 @@ TEST(Readahead, ScatteredFaultsReadOnePage) {
 TEST(Readahead, SeveralStreamsGrowSideBySide) {
   Readahead readahead;
   PageId pages[4] = {PageId{0}, PageId{10000}, PageId{20000}, PageId{30000}};
-  for (int round = 0; round < 6; ++round) {
+  for (std::uint32_t round = 0; round < 8; ++round) {
     for (PageId& page : pages) {
       const std::uint32_t window = readahead.window(page);
-      EXPECT_EQ(window, std::min(1U << round, Readahead::kMaxWindow));
+      EXPECT_EQ(window, expected_window(round));
       page = page + PageCount{window};
       readahead.advance(page);
     }
