@@ -10,23 +10,19 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
-#include <memory>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "base/units.h"
 #include "os/file.h"
-#include "os/io_operation.h"
 #include "os/mapping.h"
 #include "os/thread.h"
 #include "unit/os/child.h"
+#include "unit/os/io_engine_fixture.h"
 
 namespace polder::os {
 namespace {
-
-constexpr unsigned kDepth = 32;
 
 std::size_t thread_count() {
   std::size_t count = 0;
@@ -34,132 +30,7 @@ std::size_t thread_count() {
   return count;
 }
 
-// Page-aligned memory that ends with its scope.
-struct Buffer {
-  explicit Buffer(std::size_t bytes) : size(bytes), data(map_private(bytes).value) {}
-  ~Buffer() { release(data, size); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  const std::size_t size;
-  char* const data;
-};
-
-TEST(IoOperation, ContinuesAfterShortTransfers) {
-  char bytes[100];
-  const iovec vectors[] = {{bytes, 10}, {bytes + 10, 20}, {bytes + 30, 70}};
-  IoOperation operation{};
-  operation.vectors = vectors;
-  operation.count = 3;
-  operation.offset = 1000;
-  EXPECT_FALSE(operation.advance(4));
-  EXPECT_EQ(operation.offset, 1004u);
-  EXPECT_EQ(operation.count, 3u);
-  EXPECT_EQ(operation.vectors[0].iov_base, bytes + 4);
-  EXPECT_EQ(operation.vectors[0].iov_len, 6u);
-  EXPECT_FALSE(operation.advance(6));  // exactly one vector
-  EXPECT_EQ(operation.count, 2u);
-  EXPECT_EQ(operation.vectors[0].iov_base, bytes + 10);
-  EXPECT_FALSE(operation.advance(-EINTR));
-  EXPECT_FALSE(operation.advance(-EAGAIN));
-  EXPECT_FALSE(operation.advance(25));  // one and a part of the next
-  EXPECT_EQ(operation.count, 1u);
-  EXPECT_EQ(operation.vectors[0].iov_base, bytes + 35);
-  EXPECT_EQ(operation.vectors[0].iov_len, 65u);
-  EXPECT_EQ(operation.offset, 1035u);
-  EXPECT_TRUE(operation.advance(65));
-  EXPECT_EQ(operation.error, kOk);
-  EXPECT_EQ(vectors[0].iov_len, 10u);  // the submitter's array is his
-}
-
-TEST(IoOperation, EndsAtErrorsAndAtTheEndOfTheFile) {
-  char bytes[10];
-  const iovec vector{bytes, 10};
-  IoOperation operation{};
-  operation.vectors = &vector;
-  operation.count = 1;
-  EXPECT_TRUE(operation.advance(-ENOSPC));
-  EXPECT_EQ(operation.error, Errno(ENOSPC));
-  EXPECT_TRUE(operation.advance(0));
-  EXPECT_EQ(operation.error, Errno(EIO));
-}
-
-TEST(IoTable, ReusesEntriesAndKeepsListsInOrder) {
-  IoTable table;
-  ASSERT_EQ(table.init(4), kOk);
-  char byte;
-  const iovec vector{&byte, 1};
-  IoList list;
-  for (std::uint64_t tag = 0; tag < 4; ++tag) {
-    table.append(list, table.take(IoDirection::read, 0, &vector, 1, 0, tag));
-  }
-  EXPECT_EQ(table.taken(), 4u);
-  install_message_sink();
-  GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_DEATH(table.take(IoDirection::read, 0, &vector, 1, 0, 9), "more I/O than the engine's depth");
-  for (std::uint64_t tag = 0; tag < 4; ++tag) {
-    const std::uint32_t index = table.remove_first(list);
-    EXPECT_EQ(table[index].tag, tag);
-    table.give_back(index);
-    EXPECT_EQ(table.take(IoDirection::write, 0, &vector, 1, 0, tag), index);
-    table.give_back(index);
-  }
-  EXPECT_TRUE(list.empty());
-  EXPECT_EQ(table.taken(), 0u);
-}
-
-class IoEngineTest : public testing::TestWithParam<IoBackend> {
- protected:
-  void SetUp() override {
-    install_message_sink();
-    GTEST_FLAG_SET(death_test_style, "threadsafe");
-    const test::ErrnoWitness witness;
-    const Result<IoEngine*> made = make_io_engine(storage_, GetParam(), kDepth);
-    EXPECT_TRUE(witness.untouched());
-    if (!made.ok()) GTEST_SKIP() << "this backend is refused: errno " << made.error.code();
-    engine_ = made.value;
-    const Result<int> directory = open_directory("/var/tmp");
-    ASSERT_TRUE(directory.ok());
-    const Result<TemporaryFile> file = open_temporary(directory.value);
-    ASSERT_TRUE(file.ok());
-    close(directory.value);
-    file_ = file.value;
-  }
-
-  void TearDown() override {
-    if (engine_ != nullptr) engine_->~IoEngine();
-    if (file_.fd >= 0) close(file_.fd);
-  }
-
-  // Submits and waits for everything outstanding.
-  std::vector<IoCompletion> finish() { return finish(*engine_); }
-  static std::vector<IoCompletion> finish(IoEngine& engine) {
-    std::vector<IoCompletion> all;
-    engine.submit();
-    while (engine.outstanding() != 0) {
-      IoCompletion some[5];
-      const unsigned count = engine.reap(some, 5);
-      all.insert(all.end(), some, some + count);
-      if (count == 0) engine.wait(10000);
-    }
-    return all;
-  }
-
-  Errno finish_one() {
-    const std::vector<IoCompletion> all = finish();
-    EXPECT_EQ(all.size(), 1u);
-    return all.empty() ? Errno(ECANCELED) : all[0].error;
-  }
-
-  IoEngineStorage storage_;
-  IoEngine* engine_ = nullptr;
-  TemporaryFile file_;
-};
-
-INSTANTIATE_TEST_SUITE_P(Backends, IoEngineTest, testing::Values(IoBackend::uring, IoBackend::workers),
-                         [](const auto& parameter) {
-                           return parameter.param == IoBackend::uring ? "uring" : "workers";
-                         });
+INSTANTIATE_TEST_SUITE_P(Backends, IoEngineTest, on_both_backends(), backend_name);
 
 TEST_P(IoEngineTest, SaysWhatItIs) {
   EXPECT_STREQ(engine_->name(), GetParam() == IoBackend::uring ? "io_uring" : "workers");
@@ -419,114 +290,6 @@ TEST_P(IoEngineTest, SpinsOrGivesUp) {
   if (!engine_->spin(std::uint64_t{10} << 30)) engine_->wait(-1);
   ASSERT_EQ(engine_->reap(&completion, 1), 1u);
   EXPECT_EQ(completion.tag, 7u);
-}
-
-TEST_P(IoEngineTest, ReceivesMessages) {
-  const Result<int> first = make_event();
-  const Result<int> second = make_event();
-  ASSERT_TRUE(first.ok() && second.ok());
-  std::uint64_t counts[2] = {};
-  engine_->receive(first.value, &counts[0], sizeof counts[0], 100);
-  engine_->receive(second.value, &counts[1], sizeof counts[1], 101);
-  EXPECT_EQ(engine_->outstanding(), 0u);
-  IoCompletion completions[4];
-  engine_->wait(0);
-  EXPECT_EQ(engine_->reap(completions, 4), 0u);
-
-  signal_event(second.value);
-  signal_event(second.value);
-  engine_->wait(-1);
-  ASSERT_EQ(engine_->reap(completions, 4), 1u);
-  EXPECT_EQ(completions[0].tag, 101u);
-  EXPECT_EQ(completions[0].error, kOk);
-  EXPECT_EQ(completions[0].bytes, sizeof counts[1]);
-  EXPECT_EQ(counts[1], 2u);
-
-  // A message that is there already; and one that arrives while another thread is waited for.
-  signal_event(second.value);
-  engine_->receive(second.value, &counts[1], sizeof counts[1], 102);
-  std::thread late([&] {
-    sleep_ms(20);
-    signal_event(first.value);
-  });
-  unsigned seen = 0;
-  while (seen < 2) {
-    engine_->wait(-1);
-    seen += engine_->reap(completions, 4);
-  }
-  late.join();
-  EXPECT_EQ(counts[0], 1u);
-  EXPECT_EQ(counts[1], 1u);
-  close(first.value);
-  close(second.value);
-}
-
-TEST_P(IoEngineTest, ReceivesBesideTransfers) {
-  const Result<int> event = make_event();
-  ASSERT_TRUE(event.ok());
-  Buffer buffer(kPageSize);
-  iovec vector{buffer.data, kPageSize};
-  std::uint64_t count = 0;
-  std::uint64_t signals = 0;
-  unsigned transfers = 0;
-  engine_->receive(event.value, &count, sizeof count, 1000);
-  const auto take = [&] {
-    IoCompletion completions[3];
-    const unsigned got = engine_->reap(completions, 3);
-    for (unsigned i = 0; i < got; ++i) {
-      EXPECT_EQ(completions[i].error, kOk);
-      if (completions[i].tag == 1000) {
-        signals += count;
-        engine_->receive(event.value, &count, sizeof count, 1000);
-      } else {
-        ++transfers;
-      }
-    }
-    return got;
-  };
-  for (int round = 0; round < 200; ++round) {
-    engine_->write(file_.fd, &vector, 1, static_cast<std::uint64_t>(round % 8) * kPageSize, 1);
-    if (round % 3 == 0) signal_event(event.value);
-    engine_->wait(0);
-    take();
-    while (engine_->outstanding() == kDepth) {
-      if (take() == 0) engine_->wait(-1);
-    }
-  }
-  while (engine_->outstanding() != 0 || signals != 67) {
-    if (take() == 0) engine_->wait(-1);
-  }
-  EXPECT_EQ(transfers, 200u);
-  close(event.value);
-}
-
-TEST_P(IoEngineTest, EndsWithReceivesPending) {
-  const Result<int> event = make_event();
-  ASSERT_TRUE(event.ok());
-  auto count = std::make_unique<std::uint64_t>(0);
-  engine_->receive(event.value, count.get(), sizeof *count, 1);
-  engine_->wait(0);
-  engine_->~IoEngine();
-  engine_ = nullptr;
-  count.reset();  // nobody writes to it any more
-  signal_event(event.value);
-  std::uint64_t left = 0;
-  EXPECT_EQ(read(event.value, &left, sizeof left), static_cast<ssize_t>(sizeof left));
-  EXPECT_EQ(left, 1u);
-  close(event.value);
-}
-
-TEST_P(IoEngineTest, ReportsADescriptorThatCannotBeRead) {
-  std::uint64_t count = 0;
-  const Result<int> event = make_event();
-  ASSERT_TRUE(event.ok());
-  engine_->receive(event.value, &count, 4, 5);  // an event wants eight bytes
-  signal_event(event.value);
-  IoCompletion completion;
-  while (engine_->reap(&completion, 1) == 0) engine_->wait(-1);
-  EXPECT_EQ(completion.tag, 5u);
-  EXPECT_EQ(completion.error, Errno(EINVAL));
-  close(event.value);
 }
 
 TEST_P(IoEngineTest, TakesNoMoreThanItsDepth) {
