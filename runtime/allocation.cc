@@ -29,7 +29,7 @@ void* allocate_slow(std::size_t size) {
 
 void release_slow(void* pointer) {
   if (pointer == nullptr) return;
-  if (arena_bounds.contains(pointer)) {
+  if (arena_pointers.contains(pointer)) {
     ThreadCache* const cache = own_cache();
     running_manager().heap().free(cache, pointer);
   } else if (is_unevictable(pointer)) {
@@ -55,7 +55,7 @@ void* allocate_zeroed(std::size_t size) {
 
 void* reallocate(void* pointer, std::size_t size) {
   if (size > kLargestRequest) return nullptr;
-  if (arena_bounds.contains(pointer)) {
+  if (arena_pointers.contains(pointer)) {
     ThreadCache* const cache = own_cache();
     Heap& heap = running_manager().heap();
     if (serves_unevictable()) return reallocate_by_copy(pointer, heap.usable_size(pointer), size);
@@ -67,7 +67,7 @@ void* reallocate(void* pointer, std::size_t size) {
 
 std::size_t usable_size(void* pointer) {
   if (pointer == nullptr) return 0;
-  if (arena_bounds.contains(pointer)) return running_manager().heap().usable_size(pointer);
+  if (arena_pointers.contains(pointer)) return running_manager().heap().usable_size(pointer);
   if (!is_unevictable(pointer)) report_foreign_pointer("malloc_usable_size", pointer);
   return usable_size_unevictable("malloc_usable_size", pointer);
 }

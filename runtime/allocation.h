@@ -38,7 +38,7 @@ inline void* allocate(std::size_t size) {
 
 // Frees what any function here returned; null is nothing.
 inline void release(void* pointer) {
-  if (arena_bounds.contains(pointer) && thread_state.cache->try_free(running_manager().heap().kind(pointer), pointer))
+  if (arena_pointers.contains(pointer) && thread_state.cache->try_free(arena_pointers.kind(pointer), pointer))
       [[likely]] {
     return;
   }

@@ -18,7 +18,7 @@
 namespace polder::runtime {
 
 constinit internal::ManagerStorage internal::manager_storage{};
-constinit ArenaBounds arena_bounds{};
+constinit PointerKinds arena_pointers;
 
 namespace {
 
@@ -80,7 +80,7 @@ void build() {
       .leave_unevictable = UnevictableScope::leave,
   };
   Manager& manager = *new (internal::manager_storage.bytes) Manager(manager_options);
-  arena_bounds = {.base = reinterpret_cast<std::uintptr_t>(manager.arena().base()), .size = manager.arena().size()};
+  arena_pointers = manager.heap().pointers();
   install_fork_handlers();
 }
 

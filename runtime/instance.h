@@ -22,14 +22,8 @@ extern constinit ManagerStorage manager_storage;
 
 }  // namespace internal
 
-// The arena's bounds; the size is 0 until the manager runs. Immutable afterwards.
-struct ArenaBounds {
-  std::uintptr_t base;
-  std::size_t size;
-
-  bool contains(const void* pointer) const { return reinterpret_cast<std::uintptr_t>(pointer) - base < size; }
-};
-extern constinit ArenaBounds arena_bounds;
+// The heap's; contains nothing until the manager runs. Immutable afterwards.
+extern constinit PointerKinds arena_pointers;
 
 // Precondition: the manager runs, as it does once any memory was handed out.
 inline Manager& running_manager() { return *std::launder(reinterpret_cast<Manager*>(internal::manager_storage.bytes)); }

@@ -53,7 +53,7 @@ Errno pass_on(Range range, int advice) {
 // Evicted pages of the arena are no mappings of the kernel's, so it could not discard them; and it must not discard
 // pages behind the pager's back. Precondition: the range is whole pages.
 Errno discard(Range range, int advice) {
-  const Range arena{arena_bounds.base, arena_bounds.base + arena_bounds.size};
+  const Range arena{arena_pointers.base(), arena_pointers.base() + arena_pointers.size()};
   const Range managed = intersection(range, arena);
   if (managed.empty()) return pass_on(range, advice);
   if (const Errno error = pass_on({range.begin, managed.begin}, advice); !error.ok()) return error;

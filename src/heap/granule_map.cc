@@ -15,13 +15,12 @@ constexpr std::uint64_t kEnsureStep = 16384;
 
 GranuleMap::GranuleMap(const Arena& arena, const MetadataPool& pool, MetadataSpace& space)
     : arena_(arena),
-      base_(reinterpret_cast<std::uintptr_t>(arena.base())),
-      size_(arena.size()),
       pool_base_(pool.base()),
       kind_array_(space, arena.size() >> kGranuleShift),
       detail_array_(space, arena.size() >> kGranuleShift),
       kinds_(kind_array_.data()),
-      details_(detail_array_.data()) {
+      details_(detail_array_.data()),
+      pointers_(arena, kinds_) {
   const Errno error = kind_array_.ensure(kind_array_.count());
   if (!error.ok()) report_arena_unavailable(arena.size(), error.code());
 }

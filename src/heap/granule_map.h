@@ -40,6 +40,31 @@ constexpr SizeClass class_of(GranuleKind kind) { return {static_cast<std::uint8_
 
 struct Slab;
 
+// What every free() asks, together: whether a pointer is inside the arena, and what its granule is used for. A value to
+// be kept where it is found without a detour; immutable, but for the kinds themselves.
+class PointerKinds {
+ public:
+  constexpr PointerKinds() = default;  // contains nothing
+  PointerKinds(const Arena& arena, const std::atomic<GranuleKind>* kinds)
+      : base_(reinterpret_cast<std::uintptr_t>(arena.base())), size_(arena.size()), kinds_(kinds) {}
+
+  std::uintptr_t base() const { return base_; }
+  std::size_t size() const { return size_; }
+  bool contains(const void* pointer) const { return offset(pointer) < size_; }
+  // Precondition: contains the pointer.
+  GranuleKind kind(const void* pointer) const {
+    POLDER_DCHECK(contains(pointer), "pointer outside the arena", pointer);
+    return kinds_[offset(pointer) >> kGranuleShift].load(std::memory_order_relaxed);
+  }
+
+ private:
+  std::uintptr_t offset(const void* pointer) const { return reinterpret_cast<std::uintptr_t>(pointer) - base_; }
+
+  std::uintptr_t base_ = 0;
+  std::size_t size_ = 0;
+  const std::atomic<GranuleKind>* kinds_ = nullptr;
+};
+
 class GranuleMap {
  public:
   // Aborts with a report when the kernel refuses the table's memory.
@@ -49,18 +74,16 @@ class GranuleMap {
 
   const Arena& arena() const { return arena_; }
 
+  const PointerKinds& pointers() const { return pointers_; }
   // Precondition: the arena contains the pointer.
-  GranuleKind kind(const void* pointer) const {
-    const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(pointer) - base_;
-    POLDER_DCHECK(offset < size_, "pointer outside the arena", pointer);
-    return kinds_[offset >> kGranuleShift].load(std::memory_order_relaxed);
-  }
+  GranuleKind kind(const void* pointer) const { return pointers_.kind(pointer); }
   GranuleKind kind(GranuleId granule) const { return kinds_[granule.value].load(std::memory_order_relaxed); }
   void set_kind(GranuleId granule, GranuleKind kind) { kinds_[granule.value].store(kind, std::memory_order_relaxed); }
   void set_kinds(GranuleId first, GranuleCount count, GranuleKind kind);
 
   GranuleId granule(const void* pointer) const {
-    return {static_cast<std::uint32_t>((reinterpret_cast<std::uintptr_t>(pointer) - base_) >> kGranuleShift)};
+    return {
+        static_cast<std::uint32_t>((reinterpret_cast<std::uintptr_t>(pointer) - pointers_.base()) >> kGranuleShift)};
   }
 
   // Makes the details of granules before `end` accessible. False without memory.
@@ -85,14 +108,13 @@ class GranuleMap {
   static constexpr std::size_t kHeaderUnit = 64;  // pool objects are aligned to it; 32 bits reach 256 GiB
 
   const Arena& arena_;
-  const std::uintptr_t base_;
-  const std::size_t size_;
   char* const pool_base_;
   MetadataArray<std::atomic<GranuleKind>> kind_array_;
   mutable os::Mutex mutex_{LockRank::large};
   MetadataArray<std::atomic<std::uint32_t>> detail_array_ POLDER_GUARDED_BY(mutex_);
   std::atomic<GranuleKind>* const kinds_;
   std::atomic<std::uint32_t>* const details_;
+  const PointerKinds pointers_;
   // Granules whose details are accessible. Atomic: read without the mutex; release pairs with acquire in ensure().
   std::atomic<std::uint32_t> ensured_{0};
 };

@@ -21,7 +21,7 @@
 //   malloc  if (size <= kLargestSmall)
 //             if (void* object = cache->try_allocate(size_class_for(size))) return object;
 //           slow: make a cache if this thread still has the empty one, then heap.allocate(cache, size)
-//   free    if (arena.contains(pointer) && cache->try_free(heap.kind(pointer), pointer)) return;
+//   free    if (pointers.contains(pointer) && cache->try_free(pointers.kind(pointer), pointer)) return;
 //           slow: pointers outside the arena are the runtime's; else heap.free(cache, pointer)
 //
 // Every function takes the calling thread's cache, or ThreadCache::empty(): then it works without one, only slower.
@@ -85,8 +85,8 @@ class Heap {
   // Bytes that may be used at the pointer, an object in use inside the arena.
   std::size_t usable_size(const void* pointer) const;
 
-  // Precondition: inside the arena. For try_free.
-  GranuleKind kind(const void* pointer) const { return map_.kind(pointer); }
+  // For try_free.
+  const PointerKinds& pointers() const { return map_.pointers(); }
 
   // A cache for one thread; null without memory (the thread goes on with the empty one).
   ThreadCache* create_cache();

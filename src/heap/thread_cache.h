@@ -43,7 +43,7 @@ class alignas(64) ThreadCache {
   // The whole of free when it hits. False when the magazine is full, and for everything that is suspicious: not a slab,
   // not the start of an object, the same pointer as the last one freed (verify builds: any in the magazine).
   bool try_free(GranuleKind kind, void* pointer) {
-    Magazine& magazine = magazines_[static_cast<unsigned>(kind)];
+    Magazine& magazine = magazines_[static_cast<std::size_t>(kind)];
     void** const top = magazine.top;
     if (top == magazine.limit || *top == pointer) [[unlikely]]
       return false;
