@@ -29,10 +29,10 @@ void* Heap::allocate_slow(ThreadCache* cache, std::size_t size) {
   return allocate_large(size, kGranuleSize, LargeRuns::Contents::any);
 }
 
-void* Heap::allocate_large(std::size_t size, std::size_t alignment, LargeRuns::Contents contents) {
-  void* const memory = large_.allocate(size, alignment, contents);
+void* Heap::allocate_large(std::size_t size, std::size_t alignment, LargeRuns::Contents contents, Buddy::Fit fit) {
+  void* const memory = large_.allocate(size, alignment, contents, fit);
   if (memory != nullptr || size > map_.arena().size() || !give_up_idle()) return memory;
-  return large_.allocate(size, alignment, contents);
+  return large_.allocate(size, alignment, contents, fit);
 }
 
 void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
@@ -169,7 +169,9 @@ void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   if (size <= usable && size > usable / 2 && (small || size <= kLargestSmall)) return pointer;
   if (!small && size > kLargestSmall && large_.resize(pointer, size)) return pointer;
 
-  void* const moved = allocate(cache, size);
+  void* const moved = size > usable && size > kLargestSmall
+                          ? allocate_large(size, kGranuleSize, LargeRuns::Contents::any, Buddy::Fit::roomy)
+                          : allocate(cache, size);
   if (moved == nullptr) return size <= usable ? pointer : nullptr;
   std::memcpy(moved, pointer, std::min(size, usable));
   free(cache, pointer);

@@ -127,7 +127,8 @@ class Heap {
 
  private:
   void* allocate_slow(ThreadCache* cache, std::size_t size);
-  void* allocate_large(std::size_t size, std::size_t alignment, LargeRuns::Contents contents);
+  void* allocate_large(std::size_t size, std::size_t alignment, LargeRuns::Contents contents,
+                       Buddy::Fit fit = Buddy::Fit::tight);
   void free_slow(ThreadCache* cache, void* pointer);
   void* allocate_small_slow(ThreadCache* cache, SizeClass size_class);
   void* allocate_small(ThreadCache* cache, SizeClass size_class) {

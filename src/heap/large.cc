@@ -23,12 +23,12 @@ constexpr bool is_head(GranuleKind kind) {
 
 }  // namespace
 
-bool LargeRuns::place(PageCount pages, std::size_t alignment, Placed* placed) {
+bool LargeRuns::place(PageCount pages, std::size_t alignment, Buddy::Fit fit, Placed* placed) {
   const GranuleCount granules = granules_up(pages);
   const GranuleCount step{std::max(alignment, kGranuleSize) / kGranuleSize};
   const auto base = reinterpret_cast<std::uintptr_t>(map_.arena().base());
   if (base % alignment == 0) {
-    const std::optional<Buddy::Taken> taken = runs_.take_space(granules, step);
+    const std::optional<Buddy::Taken> taken = runs_.take_space(granules, step, fit);
     if (!taken) return false;
     *placed = {{taken->first, taken->first, pages}, taken->dirty};
     // Room to grow is free only while nothing is resident there.
@@ -46,11 +46,11 @@ bool LargeRuns::place(PageCount pages, std::size_t alignment, Placed* placed) {
   return true;
 }
 
-void* LargeRuns::allocate(std::size_t size, std::size_t alignment, Contents contents) {
+void* LargeRuns::allocate(std::size_t size, std::size_t alignment, Contents contents, Buddy::Fit fit) {
   const std::size_t arena_size = map_.arena().size();
   if (size > arena_size || alignment > arena_size) return nullptr;
   Placed placed;
-  if (!place(pages_up(size), alignment, &placed)) return nullptr;
+  if (!place(pages_up(size), alignment, fit, &placed)) return nullptr;
   const Extent& extent = placed.extent;
   if (contents == Contents::zero && placed.dirty && size >= kPurgeInsteadOfZeroing) {
     backing_.purge(extent.run());

@@ -24,8 +24,8 @@ class LargeRuns {
 
   enum class Contents : unsigned char { any, zero };
 
-  // Aligned to a granule at least. Null without memory.
-  void* allocate(std::size_t size, std::size_t alignment, Contents contents) POLDER_EXCLUDES(mutex_);
+  // Aligned to a granule at least. Null without memory. Roomy for what has grown and may grow on.
+  void* allocate(std::size_t size, std::size_t alignment, Contents contents, Buddy::Fit fit) POLDER_EXCLUDES(mutex_);
   // Ends the program with a report unless the pointer is the start of a large run.
   void free(void* pointer) POLDER_EXCLUDES(mutex_);
   // Makes the run `size` bytes long where it is; false when it has to move (nothing changed then).
@@ -57,7 +57,7 @@ class LargeRuns {
     Extent extent;
     bool dirty = false;
   };
-  bool place(PageCount pages, std::size_t alignment, Placed* placed);
+  bool place(PageCount pages, std::size_t alignment, Buddy::Fit fit, Placed* placed);
   Extent extent_of(const void* pointer) const;
   void enter_locked(const Extent& extent) POLDER_REQUIRES(mutex_);
   bool grow(const Extent& extent, PageCount pages) POLDER_EXCLUDES(mutex_);

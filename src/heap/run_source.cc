@@ -14,8 +14,8 @@ constexpr Buddy::Contents contents_of(bool dirty) { return dirty ? Buddy::Conten
 
 }  // namespace
 
-std::optional<Buddy::Taken> RunSource::take_space(GranuleCount granules, GranuleCount alignment) {
-  const std::optional<Buddy::Taken> taken = buddy_.allocate(granules, alignment);
+std::optional<Buddy::Taken> RunSource::take_space(GranuleCount granules, GranuleCount alignment, Buddy::Fit fit) {
+  const std::optional<Buddy::Taken> taken = buddy_.allocate(granules, alignment, fit);
   if (!taken) return std::nullopt;
   if (map_.ensure(taken->first + granules)) return taken;
   return_space(*taken, granules);

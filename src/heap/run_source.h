@@ -19,7 +19,8 @@ class RunSource {
   RunSource(Buddy& buddy, Backing& backing, GranuleMap& map) : buddy_(buddy), backing_(backing), map_(map) {}
 
   // Address space only, its details in the granule map accessible.
-  std::optional<Buddy::Taken> take_space(GranuleCount granules, GranuleCount alignment);
+  std::optional<Buddy::Taken> take_space(GranuleCount granules, GranuleCount alignment,
+                                         Buddy::Fit fit = Buddy::Fit::tight);
   // Gives back address space that has no pages, as it was taken.
   void return_space(Buddy::Taken taken, GranuleCount granules);
 

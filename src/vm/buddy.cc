@@ -21,6 +21,9 @@ constexpr unsigned order_for(std::uint64_t granules) {
   return granules <= 1 ? 0 : static_cast<unsigned>(std::bit_width(granules - 1));
 }
 
+// How much larger a run may be that something growing is put into.
+constexpr unsigned kRoomOrders = 4;
+
 constexpr std::uint32_t length_of(unsigned order) { return std::uint32_t{1} << order; }
 
 constexpr unsigned index_of(Buddy::Contents contents) { return static_cast<unsigned>(contents); }
@@ -150,7 +153,7 @@ bool Buddy::coalesce_mixed_locked() {
 
 // --- allocate ---------------------------------------------------------------------------------------------------------
 
-std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount alignment) {
+std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount alignment, Fit fit) {
   POLDER_CHECK(granules.value > 0 && std::has_single_bit(alignment.value), "bad request to the buddy", granules.value,
                alignment.value);
   if (granules.value > granules_ || alignment.value > granules_) return std::nullopt;
@@ -161,7 +164,9 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
     taken = take_blocks_locked((length + kHighest - 1) / kHighest,
                                std::max<std::uint64_t>(alignment.value / kHighest, 1), length);
   } else {
-    taken = take_order_locked(order_for(std::max(length, alignment.value)), length);
+    const unsigned order = order_for(std::max(length, alignment.value));
+    if (fit == Fit::roomy) taken = take_roomy_locked(order, length);
+    if (!taken) taken = take_order_locked(order, length);
   }
   if (!taken) return std::nullopt;
   set_allocated_locked(taken->first.value, length);
@@ -180,14 +185,26 @@ std::optional<Buddy::Taken> Buddy::take_order_locked(unsigned order, std::uint64
 std::optional<Buddy::Taken> Buddy::take_listed_locked(unsigned order, std::uint64_t length) {
   for (const Contents contents : {Contents::dirty, Contents::clean}) {
     for (unsigned from = order; from <= kMaxOrder; ++from) {
-      const std::uint32_t granule = heads_[index_of(contents)][from];
-      if (granule == kNone) continue;
-      remove_locked(granule);
-      release_range_locked(granule + length, std::uint64_t{granule} + length_of(from), contents);
-      return Taken{{granule}, contents == Contents::dirty};
+      if (const std::optional<Taken> taken = take_head_locked(from, contents, length)) return taken;
     }
   }
   return std::nullopt;
+}
+
+std::optional<Buddy::Taken> Buddy::take_roomy_locked(unsigned order, std::uint64_t length) {
+  for (unsigned from = std::min(order + kRoomOrders, kMaxOrder); from > order; --from) {
+    if (const std::optional<Taken> taken = take_head_locked(from, Contents::dirty, length)) return taken;
+  }
+  return std::nullopt;
+}
+
+// The beginning of the first run on a list.
+std::optional<Buddy::Taken> Buddy::take_head_locked(unsigned order, Contents contents, std::uint64_t length) {
+  const std::uint32_t granule = heads_[index_of(contents)][order];
+  if (granule == kNone) return std::nullopt;
+  remove_locked(granule);
+  release_range_locked(granule + length, std::uint64_t{granule} + length_of(order), contents);
+  return Taken{{granule}, contents == Contents::dirty};
 }
 
 // First fit over whole blocks, of which those beyond the frontier count as free.

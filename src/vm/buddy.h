@@ -58,9 +58,13 @@ class Buddy {
   // highest order at a time.
   Buddy(MetadataArray<Node> nodes, GranuleCount granules);
 
+  // tight: the smallest dirty run that is large enough, else the smallest clean one. roomy: the beginning of a dirty run of
+  // up to 16 times the size, where there is one: what grows step by step then does so into pages that are paid for, not
+  // each time into clean ones behind the smallest run.
+  enum class Fit : unsigned char { tight, roomy };
   // Takes `granules` consecutive granules (rounded up to the order, or to whole highest-order blocks), aligned to
   // `alignment` granules (a power of two). Empty when no run is large enough.
-  std::optional<Taken> allocate(GranuleCount granules, GranuleCount alignment = {1});
+  std::optional<Taken> allocate(GranuleCount granules, GranuleCount alignment = {1}, Fit fit = Fit::tight);
 
   enum class Contents : unsigned char { clean, dirty };
   // Returns a whole run: `granules` as last passed to allocate, shrink or extend. Asserts that it is allocated so.
@@ -113,6 +117,9 @@ class Buddy {
   bool coalesce_mixed_locked() POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_order_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_listed_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_roomy_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_head_locked(unsigned order, Contents contents, std::uint64_t length)
+      POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_blocks_locked(std::uint64_t blocks, std::uint64_t alignment, std::uint64_t length)
       POLDER_REQUIRES(mutex_);
   void verify_lists_locked() const POLDER_REQUIRES(mutex_);

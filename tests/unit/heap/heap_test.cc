@@ -204,6 +204,24 @@ TEST_F(HeapTest, LargeRunsGrowWhereTheyAreWhileThatIsFree) {
   heap_.expect_empty();
 }
 
+TEST_F(HeapTest, WhatGrowsAgainAndAgainDoesSoInTheSamePages) {
+  const Cache cache(heap_);
+  std::uint64_t dirty = 0;
+  for (int round = 0; round < 50; ++round) {
+    std::size_t size = 16;
+    void* array = heap_->allocate(cache, size);
+    while (size < kMiB) {
+      size += size / 2;
+      array = heap_->reallocate(cache, array, size);
+    }
+    heap_->free(cache, array);
+    if (round == 3) dirty = heap_.buddy().dirty().value;
+  }
+  EXPECT_EQ(heap_.buddy().dirty().value, dirty);
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
 TEST_F(HeapTest, LargeRunsGiveUpTheirEnd) {
   ThreadCache* const none = ThreadCache::empty();
   void* const run = heap_->allocate(none, 30 * kMiB);

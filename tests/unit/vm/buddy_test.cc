@@ -80,6 +80,26 @@ TEST(Buddy, PrefersDirtyOfTheFittingOrderThenDirtyThenClean) {
   EXPECT_FALSE(huge->dirty);
 }
 
+TEST(Buddy, GivesWhatGrowsTheBeginningOfALargerDirtyRun) {
+  Instance buddy(1024);
+  const std::int64_t one = buddy.take(1);     // 0
+  const std::int64_t large = buddy.take(16);  // 16
+  const std::int64_t huge = buddy.take(64);   // 64
+  buddy.give(one, 1, Contents::dirty);
+  buddy.give(large, 16, Contents::dirty);
+  buddy.give(huge, 64, Contents::dirty);
+  const std::optional<Buddy::Taken> growing = buddy->allocate({1}, {1}, Buddy::Fit::roomy);
+  ASSERT_TRUE(growing);
+  EXPECT_EQ(growing->first.value, large);  // 64 would be too much
+  EXPECT_TRUE(growing->dirty);
+  EXPECT_TRUE(buddy->extend(growing->first, {1}, {16}));
+  const std::optional<Buddy::Taken> other = buddy->allocate({64}, {1}, Buddy::Fit::roomy);
+  ASSERT_TRUE(other);
+  EXPECT_EQ(other->first.value, huge);  // none is larger
+  EXPECT_EQ(buddy.take(1), one);
+  buddy->verify();
+}
+
 TEST(Buddy, CoalescesOnlyTheSameContentsUntilNothingElseFits) {
   Instance buddy(64);
   std::vector<std::int64_t> all;
