@@ -1,72 +1,208 @@
-"""scripts/bench malloc: Google Benchmark programs on this malloc and on a baseline, in turn."""
+"""scripts/bench malloc: many workloads and real programs, on every allocator in turn."""
 
 import collections
-import json
+import re
 import sys
 
-from cleanup import run
+import allocators
+import bar_chart
 import build
+import cleanup
+import malloc_workloads
 import report
 
 NAME = "malloc"
-HELP = "malloc/free microbenchmarks against jemalloc, both preloaded"
+HELP = "workloads of the literature and real programs: time and peak memory beside Debian's allocators"
+
+QUICK_SCALE = 0.02
+
+Medians = collections.namedtuple("Medians", "wall cpu peak ns fastest slowest")
 
 
 def add_arguments(parser):
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each side, interleaved (5)")
-    parser.add_argument("--min-time", type=float, default=0.1, help="seconds per benchmark and run (0.1)")
-    parser.add_argument("--baseline", default="libjemalloc.so.2", help="library to compare with (libjemalloc.so.2)")
-    parser.add_argument("--filter", default=".", help="regular expression of benchmark names")
-    parser.add_argument("--bar", type=float, default=1.2, help="fail when the geometric mean ratio is above (1.2)")
+    parser.add_argument("--rounds", type=int, help="runs of each workload on each allocator, interleaved (5)")
+    parser.add_argument("--filter", default=".", metavar="REGEX", help="only the workloads whose name matches")
+    parser.add_argument("--allocators", metavar="LIST", help="only these, separated by commas; jemalloc must be there")
+    parser.add_argument("--limit", metavar="SIZE", help="also polder with a limit, which should not be reached")
+    parser.add_argument("--quick", action="store_true", help="a look whether all works: tiny, one round, no bars")
+    parser.add_argument("--bar-time", type=float, default=0.80, help="geometric mean of time to jemalloc (0.80)")
+    parser.add_argument("--bar-rss", type=float, default=0.80, help="geometric mean of peak RSS to jemalloc (0.80)")
+    parser.add_argument("--bar-workload-time", type=float, default=1.10, help="time of any workload (1.10)")
+    parser.add_argument("--bar-workload-rss", type=float, default=1.15, help="peak RSS of any workload (1.15)")
+    parser.add_argument("--bar-limit", type=float, default=1.02, help="time with a limit to that without (1.02)")
 
 
-def _measure(program, library, arguments):
-    command = [program, f"--benchmark_min_time={arguments.min_time}", f"--benchmark_filter={arguments.filter}",
-               "--benchmark_format=json"]
-    status, output = run(command, 600, env=build.plain_environment(LD_PRELOAD=str(library)))
-    if status != 0:
-        sys.exit(f"{program} under {library} ended with status {status}")
-    results = {}
-    for entry in json.loads(output)["benchmarks"]:
-        wall = "real_time" in entry["name"]
-        results[entry["name"]] = entry["real_time" if wall else "cpu_time"]
-    return results
+def _chosen_workloads(built, pattern):
+    everything = malloc_workloads.suite(built) + malloc_workloads.programs()
+    chosen = [workload for workload in everything if re.search(pattern, workload.name)]
+    if not chosen:
+        sys.exit(f"no workload matches; there are {', '.join(workload.name for workload in everything)}")
+    missing = {workload.missing() for workload in chosen} - {None}
+    if missing:
+        sys.exit(f"not installed: {', '.join(sorted(missing))}; `scripts/install-deps bench` does it")
+    return chosen
+
+
+def _measure(bench, chosen, sides, rounds):
+    """Every workload's samples by allocator. Neighbours in time are the runs of one workload; their order rotates.
+
+    A workload that fails on one of the others has no samples there, and a line in the second value; on jemalloc, and on
+    polder, a failure ends everything.
+    """
+    samples = {workload.name: collections.defaultdict(list) for workload in chosen}
+    failures = {}
+    for workload in chosen:
+        workload.prepare(bench)
+    for number in range(rounds):
+        turn = number % len(sides)
+        order = sides[turn:] + sides[:turn]
+        for workload in chosen:
+            print(f"round {number + 1}/{rounds}: {workload.name}", file=sys.stderr, flush=True)
+            for side in order:
+                if (workload.name, side.name) in failures:
+                    continue
+                try:
+                    samples[workload.name][side.name].append(workload.run(bench, side.variables()))
+                except malloc_workloads.Failure as failure:
+                    text = f"{workload.name} on {side.name}: {failure}"
+                    if side.name in (allocators.BASELINE, allocators.OURS, allocators.LIMITED):
+                        raise malloc_workloads.Failure(text) from failure
+                    failures[workload.name, side.name] = text
+                    samples[workload.name].pop(side.name, None)
+    return samples, failures.values()
+
+
+def _medians(samples):
+    walls = [sample.wall for sample in samples]
+    ns = [sample.ns for sample in samples if sample.ns is not None]
+    return Medians(report.median(walls), report.median([sample.cpu for sample in samples]),
+                   report.median([sample.peak for sample in samples]), report.median(ns) if ns else None,
+                   min(walls), max(walls))
+
+
+class Results:
+    """Medians by workload and allocator, and their ratios to the baseline's. None where an allocator failed."""
+
+    def __init__(self, samples, names):
+        self.names = names
+        self.medians = {workload: {name: _medians(by_name[name]) for name in names if name in by_name}
+                        for workload, by_name in samples.items()}
+        self.time = self._ratios("wall")
+        self.rss = self._ratios("peak")
+
+    def _ratios(self, field):
+        return {workload: {name: getattr(medians, field) / getattr(by_name[allocators.BASELINE], field)
+                           for name, medians in by_name.items()}
+                for workload, by_name in self.medians.items()}
+
+    def mean(self, ratios, name, beside=None):
+        """Over the workloads that the allocator ended, and `beside` too when it is given."""
+        beside = beside or name
+        return report.geometric_mean([by_name[name] for by_name in ratios.values()
+                                      if name in by_name and beside in by_name])
+
+    def means(self):
+        return {name: (self.mean(self.time, name), self.mean(self.rss, name)) for name in self.names}
+
+    def table(self, cells, decimals):
+        """`cells` are values by allocator by workload."""
+        rows = [(workload, *(f"{by_name[name]:,.{decimals}f}" if name in by_name else "failed" for name in self.names))
+                for workload, by_name in cells.items()]
+        return report.table(rows, ("workload", *self.names))
+
+    def nanoseconds(self):
+        return {workload: {name: medians.ns for name, medians in by_name.items()}
+                for workload, by_name in self.medians.items() if by_name[allocators.BASELINE].ns is not None}
+
+    def rows(self):
+        for workload, by_name in self.medians.items():
+            for name, m in by_name.items():
+                yield (workload, name, f"{m.wall:.4f}", f"{m.fastest:.4f}", f"{m.slowest:.4f}", f"{m.cpu:.4f}",
+                       int(m.peak), "" if m.ns is None else f"{m.ns:.2f}", f"{self.time[workload][name]:.3f}",
+                       f"{self.rss[workload][name]:.3f}")
+
+
+HEADER = ("workload", "allocator", "wall_s", "fastest_s", "slowest_s", "cpu_s", "peak_rss_kib", "ns_per_operation",
+          "time_ratio", "rss_ratio")
+
+
+def _broken_bars(results, arguments):
+    """One line for each bar that is not reached. Compared as printed: with two decimals."""
+    ours, means = allocators.OURS, results.means()
+    time, rss = (round(value, 2) for value in means[ours])
+    if time > arguments.bar_time:
+        yield f"time {time:.2f} of jemalloc's; the bar is {arguments.bar_time:.2f}"
+    if rss > arguments.bar_rss:
+        yield f"peak RSS {rss:.2f} of jemalloc's; the bar is {arguments.bar_rss:.2f}"
+    for name in results.names:
+        if name in (ours, allocators.LIMITED):
+            continue
+        for what, ratios in (("time", results.time), ("peak RSS", results.rss)):
+            mean, other = (round(results.mean(ratios, which, beside=name), 2) for which in (ours, name))
+            if mean > other:
+                yield f"{what} {mean:.2f}; {name} has {other:.2f}"
+    for what, ratios, bar in (("time", results.time, arguments.bar_workload_time),
+                              ("peak RSS", results.rss, arguments.bar_workload_rss)):
+        for workload, by_name in ratios.items():
+            if round(by_name[ours], 2) > bar:
+                yield f"{workload}: {what} {by_name[ours]:.2f} of jemalloc's; the bar is {bar:.2f}"
+    if allocators.LIMITED in means:
+        ratio = round(means[allocators.LIMITED][0] / means[ours][0], 3)
+        if ratio > arguments.bar_limit:
+            yield f"time with the limit {ratio:.3f} of that without; the bar is {arguments.bar_limit:.2f}"
+
+
+def _keep(results, description, quick):
+    """Writes the CSV and the two charts beside it; returns their paths."""
+    csv = report.write_csv("malloc-quick" if quick else "malloc", description, HEADER, results.rows())
+    paths = [str(csv)]
+    for what, title, ratios in (("time", "Time relative to jemalloc, lower is better", results.time),
+                                ("rss", "Peak RSS relative to jemalloc, lower is better", results.rss)):
+        path = csv.with_name(f"{csv.stem}-{what}.svg")
+        mean = {name: results.mean(ratios, name) for name in results.names}
+        bar_chart.write(report.ROOT / path, title, [("geometric mean", mean), *ratios.items()], results.names)
+        paths.append(str(path))
+    return paths
 
 
 def main(arguments):
     built = build.release(arguments.build_dir)
-    program = built.program("bench", "micro", "malloc_bench")
-    baseline = arguments.baseline.split("/")[-1].removeprefix("lib").split(".so")[0]
-    sides = {baseline: arguments.baseline, "polder": built.library}
-    status, output = run(["env", "cat", "/proc/self/maps"], 30,
-                         env=build.plain_environment(LD_PRELOAD=arguments.baseline))
-    if status != 0 or arguments.baseline.split("/")[-1].split(".so")[0] not in output:
-        sys.exit(f"{arguments.baseline} cannot be preloaded; install libjemalloc2 (scripts/install-deps)")
     if not built.library.exists():
         sys.exit(f"{built.library} is not built")
-
+    rounds = arguments.rounds or (1 if arguments.quick else 5)
+    sides = allocators.choose(built.library, arguments.allocators, arguments.limit)
+    names = [side.name for side in sides]
+    for name in (allocators.BASELINE, allocators.OURS):
+        if name not in names:
+            sys.exit(f"--allocators must name {name}: the results are about it")
+    chosen = _chosen_workloads(built, arguments.filter)
     description = report.machine()
-    samples = {side: collections.defaultdict(list) for side in sides}
-    for number in range(arguments.rounds):
-        order = list(sides) if number % 2 == 0 else list(reversed(sides))
-        for side in order:
-            print(f"round {number + 1}/{arguments.rounds}: {side}", file=sys.stderr, flush=True)
-            for name, value in _measure(program, sides[side], arguments).items():
-                samples[side][name].append(value)
+    with cleanup.scratch_directory() as directory:
+        bench = malloc_workloads.Bench(built, directory, QUICK_SCALE if arguments.quick else 1)
+        try:
+            samples, failures = _measure(bench, chosen, sides, rounds)
+        except malloc_workloads.Failure as failure:
+            print(f"FAIL: {failure}")
+            return 1
+    results = Results(samples, names)
+    settings = [("rounds", rounds), ("scale", bench.scale), ("limit", arguments.limit or "none"),
+                *(("left out", failure) for failure in failures)]
+    paths = _keep(results, [*description, *settings], arguments.quick)
 
-    rows, ratios = [], []
-    for name in samples["polder"]:
-        base, ours = (report.median(samples[side][name]) for side in (baseline, "polder"))
-        ratios.append(ours / base)
-        rows.append((name, f"{base:.1f}", f"{ours:.1f}", f"{ours / base:.2f}"))
-    mean = report.geometric_mean(ratios)
-    rows.append(("geometric mean", "", "", f"{mean:.2f}"))
-    print(report.table(rows, ("benchmark", f"{baseline} ns", "polder ns", "ratio")))
-    path = report.write_csv("malloc", [*description, ("rounds", arguments.rounds)],
-                            ("benchmark", f"{baseline}_ns", "polder_ns", "ratio"), rows)
-    print(f"\nmedians of {arguments.rounds} interleaved rounds, lower is better; kept in {path}")
-    if mean > arguments.bar:
-        print(f"FAIL: {mean:.2f} times {baseline}; the bar is {arguments.bar}")
-        return 1
-    print(f"OK: {mean:.2f} times {baseline}; the bar is {arguments.bar}")
-    return 0
+    nanoseconds = results.nanoseconds()
+    if nanoseconds:
+        print(f"ns per operation\n\n{results.table(nanoseconds, 1)}\n")
+    print(f"peak RSS relative to jemalloc\n\n{results.table(results.rss, 2)}\n")
+    print(f"wall clock relative to jemalloc\n\n{results.table(results.time, 2)}\n")
+    for failure in failures:
+        print(f"left out: {failure}")
+    broken = [] if arguments.quick else list(_broken_bars(results, arguments))
+    for line in broken:
+        print(f"FAIL: {line}")
+    print(f"medians of {rounds} interleaved rounds, lower is better; kept in {', '.join(paths)}\n")
+    means = results.means()
+    print(report.table([(name, f"{time:.2f}", f"{rss:.2f}") for name, (time, rss) in means.items()],
+                       ("geometric means", "time", "peak RSS")))
+    time, rss = means[allocators.OURS]
+    print(f"\ngeomean time {time:.2f} rss {rss:.2f} vs {allocators.BASELINE}")
+    return 1 if broken else 0
