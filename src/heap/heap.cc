@@ -8,12 +8,13 @@
 
 namespace polder {
 
-Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space)
+Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space,
+           RunSource::Clock clock)
     : map_(arena, pool, space),
       pool_(pool),
       backing_(backing),
       buddy_(buddy),
-      runs_(buddy, backing, map_),
+      runs_(buddy, backing, map_, clock),
       large_(map_, runs_, buddy, backing) {
   POLDER_CHECK(reinterpret_cast<std::uintptr_t>(arena.base()) % kBlockSize == 0, "arena is not block aligned",
                arena.base());
@@ -73,7 +74,7 @@ unsigned Heap::take(SizeClass size_class, void** objects, unsigned wanted) {
 
 Slab* Heap::create_slab(SizeClass size_class) {
   const SizeClassInfo& info = info_of(size_class);
-  const std::optional<Buddy::Taken> taken = runs_.take_space({info.granules}, {1});
+  const std::optional<Buddy::Taken> taken = runs_.take_space({info.granules}, {info.granules});
   if (!taken) return nullptr;
   const std::size_t header_bytes = Slab::header_bytes(size_class);
   void* const header = pool_.allocate(header_bytes);

@@ -38,6 +38,7 @@
 #include "heap/size_class.h"
 #include "heap/thread_cache.h"
 #include "os/mutex.h"
+#include "os/thread.h"
 #include "vm/arena.h"
 #include "vm/backing.h"
 #include "vm/buddy.h"
@@ -49,7 +50,8 @@ class Heap {
  public:
   // `space` must have metadata_bytes() left. All parts outlive the heap. Aborts with a report when the kernel refuses
   // the tables' memory.
-  Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space);
+  Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space,
+       RunSource::Clock clock = os::monotonic_ns);
   Heap(const Heap&) = delete;
   Heap& operator=(const Heap&) = delete;
 

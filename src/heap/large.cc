@@ -31,8 +31,6 @@ bool LargeRuns::place(PageCount pages, std::size_t alignment, Buddy::Fit fit, Pl
     const std::optional<Buddy::Taken> taken = runs_.take_space(granules, step, fit);
     if (!taken) return false;
     *placed = {{taken->first, taken->first, pages}, taken->dirty};
-    // Room to grow is free only while nothing is resident there.
-    if (taken->dirty) buddy_.shrink(taken->first, granules, granules, Buddy::Contents::dirty);
     return true;
   }
   // The arena's start is less aligned than what is wanted: room to move in, of which the end goes back at once.

@@ -6,9 +6,13 @@ namespace polder {
 
 namespace {
 
-constexpr GranuleCount kDirtyFloor{(std::size_t{16} << 20) / kGranuleSize};
+// What may be dirty however little is allocated.
+constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
+constexpr std::uint64_t kEbbNs = 250'000'000;
+// Not worth a system call.
+constexpr GranuleCount kSpare{(std::size_t{1} << 20) / kGranuleSize};
 
-GranuleCount dirty_bound(const Buddy& buddy) { return {std::max(kDirtyFloor.value, buddy.allocated().value / 8)}; }
+GranuleCount dirty_bound(const Buddy& buddy) { return std::max(kDirtyFloor, buddy.allocated()); }
 
 constexpr Buddy::Contents contents_of(bool dirty) { return dirty ? Buddy::Contents::dirty : Buddy::Contents::clean; }
 
@@ -17,6 +21,8 @@ constexpr Buddy::Contents contents_of(bool dirty) { return dirty ? Buddy::Conten
 std::optional<Buddy::Taken> RunSource::take_space(GranuleCount granules, GranuleCount alignment, Buddy::Fit fit) {
   const std::optional<Buddy::Taken> taken = buddy_.allocate(granules, alignment, fit);
   if (!taken) return std::nullopt;
+  const std::uint64_t dirty = buddy_.dirty().value;
+  if (dirty < lowest_.load(std::memory_order_relaxed)) lowest_.store(dirty, std::memory_order_relaxed);
   if (map_.ensure(taken->first + granules)) return taken;
   return_space(*taken, granules);
   return std::nullopt;
@@ -33,9 +39,20 @@ void RunSource::release(Run run, GranuleId first, GranuleCount granules) {
 }
 
 void RunSource::settle() {
-  // Down to half, so that a program that frees much makes few system calls.
+  const GranuleCount dirty = buddy_.dirty();
+  if (dirty <= kSpare) return;
   const GranuleCount bound = dirty_bound(buddy_);
-  if (buddy_.dirty() > bound) purge_down_to({bound.value / 2});
+  if (dirty > bound) {
+    // Down to half, so that a program that frees much makes few system calls.
+    purge_down_to({bound.value / 2});
+    return;
+  }
+  const std::uint64_t now = clock_();
+  std::uint64_t due = next_ebb_ns_.load(std::memory_order_relaxed);
+  if (now < due || !next_ebb_ns_.compare_exchange_strong(due, now + kEbbNs, std::memory_order_relaxed)) return;
+  const std::uint64_t idle = std::min(lowest_.load(std::memory_order_relaxed), dirty.value);
+  if (idle > kSpare.value) purge_down_to(dirty - GranuleCount{idle / 2});
+  lowest_.store(buddy_.dirty().value, std::memory_order_relaxed);
 }
 
 GranuleCount RunSource::purge_down_to(GranuleCount target) {

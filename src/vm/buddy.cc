@@ -24,6 +24,10 @@ constexpr unsigned order_for(std::uint64_t granules) {
 // How much larger a run may be that something growing is put into.
 constexpr unsigned kRoomOrders = 4;
 
+// How many free runs are looked at for a stretch, on each of so many lists below the one of its own size.
+constexpr unsigned kStretchLooks = 8;
+constexpr unsigned kStretchOrders = 2;
+
 constexpr std::uint32_t length_of(unsigned order) { return std::uint32_t{1} << order; }
 
 constexpr unsigned index_of(Buddy::Contents contents) { return static_cast<unsigned>(contents); }
@@ -158,7 +162,7 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
                alignment.value);
   if (granules.value > granules_ || alignment.value > granules_) return std::nullopt;
   const os::MutexLock lock(mutex_);
-  const std::uint64_t length = rounded(granules).value;
+  std::uint64_t length = rounded(granules).value;
   std::optional<Taken> taken;
   if (length > kHighest || alignment.value > kHighest) {
     taken = take_blocks_locked((length + kHighest - 1) / kHighest,
@@ -166,9 +170,19 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
   } else {
     const unsigned order = order_for(std::max(length, alignment.value));
     if (fit == Fit::roomy) taken = take_roomy_locked(order, length);
+    if (!taken && length == granules.value) taken = take_head_locked(order, Contents::dirty, length);
+    if (!taken && alignment.value == 1) {
+      taken = take_stretch_locked(granules.value);
+      if (taken) length = granules.value;
+    }
     if (!taken) taken = take_order_locked(order, length);
   }
   if (!taken) return std::nullopt;
+  if (taken->dirty) {
+    // Room to grow is free only while nothing is resident there.
+    release_range_locked(taken->first.value + granules.value, taken->first.value + length, Contents::dirty);
+    length = granules.value;
+  }
   set_allocated_locked(taken->first.value, length);
   allocated_.fetch_add(length, std::memory_order_relaxed);
   return taken;
@@ -196,6 +210,48 @@ std::optional<Buddy::Taken> Buddy::take_roomy_locked(unsigned order, std::uint64
     if (const std::optional<Taken> taken = take_head_locked(from, Contents::dirty, length)) return taken;
   }
   return std::nullopt;
+}
+
+// Neighbouring free runs that are long enough together, whatever their orders: what comes and goes in lengths that are no
+// powers of two leaves such. At least half of what is taken is dirty. Looks at a few runs only.
+std::optional<Buddy::Taken> Buddy::take_stretch_locked(std::uint64_t length) {
+  const unsigned largest = static_cast<unsigned>(std::bit_width(length)) - 1;
+  for (unsigned order = largest + 1; order-- > largest - std::min(largest, kStretchOrders);) {
+    std::uint32_t run = heads_[index_of(Contents::dirty)][order];
+    for (unsigned looks = 0; run != kNone && looks < kStretchLooks; ++looks, run = node(run).next) {
+      std::uint64_t first = run;
+      std::uint64_t end = run;
+      std::uint64_t dirty = 0;
+      while (end - first < length && end < frontier_ && is_head_of_free_locked(static_cast<std::uint32_t>(end))) {
+        dirty += dirty_length_locked(static_cast<std::uint32_t>(end));
+        end += length_of(node(static_cast<std::uint32_t>(end)).order);
+      }
+      while (end - first < length && first != 0) {
+        const std::uint32_t before = free_run_of_locked(static_cast<std::uint32_t>(first) - 1);
+        if (before == kNone) break;
+        dirty += dirty_length_locked(before);
+        first = before;
+      }
+      if (end - first < length || 2 * dirty < length) continue;
+      for (std::uint64_t next = first; next < first + length;) {
+        const std::uint64_t next_end = next + length_of(node(static_cast<std::uint32_t>(next)).order);
+        const Contents contents = remove_locked(static_cast<std::uint32_t>(next));
+        if (next_end > first + length) release_range_locked(first + length, next_end, contents);
+        next = next_end;
+      }
+      return Taken{{static_cast<std::uint32_t>(first)}, true};
+    }
+  }
+  return std::nullopt;
+}
+
+bool Buddy::is_head_of_free_locked(std::uint32_t granule) const {
+  const State state = state_locked(granule);
+  return state == State::free_clean || state == State::free_dirty;
+}
+
+std::uint64_t Buddy::dirty_length_locked(std::uint32_t run) const {
+  return state_locked(run) == State::free_dirty ? length_of(node(run).order) : 0;
 }
 
 // The beginning of the first run on a list.
@@ -247,7 +303,8 @@ void Buddy::free(GranuleId first, GranuleCount granules, Contents contents) {
   Node& its = require_allocated_locked(first, granules);
   const std::uint64_t length = its.next;
   its = {};
-  release_range_locked(first.value, first.value + length, contents);
+  release_range_locked(first.value, first.value + granules.value, contents);
+  release_range_locked(first.value + granules.value, first.value + length, Contents::clean);
   allocated_.fetch_sub(length, std::memory_order_relaxed);
 }
 
@@ -257,7 +314,8 @@ void Buddy::shrink(GranuleId first, GranuleCount from, GranuleCount to, Contents
   Node& its = require_allocated_locked(first, from);
   const std::uint64_t length = its.next;
   its.next = static_cast<std::uint32_t>(to.value);
-  release_range_locked(first.value + to.value, first.value + length, tail);
+  release_range_locked(first.value + to.value, first.value + from.value, tail);
+  release_range_locked(first.value + from.value, first.value + length, Contents::clean);
   allocated_.fetch_sub(length - to.value, std::memory_order_relaxed);
 }
 
@@ -308,7 +366,7 @@ bool Buddy::is_free_locked(std::uint64_t first, std::uint64_t end) const {
 
 std::optional<Buddy::DirtyRun> Buddy::isolate_dirty() {
   const os::MutexLock lock(mutex_);
-  for (unsigned order = kOrderCount; order-- > 0;) {
+  for (unsigned order = 0; order < kOrderCount; ++order) {
     const std::uint32_t granule = heads_[index_of(Contents::dirty)][order];
     if (granule == kNone) continue;
     remove_locked(granule);

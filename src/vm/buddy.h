@@ -58,7 +58,7 @@ class Buddy {
   // highest order at a time.
   Buddy(MetadataArray<Node> nodes, GranuleCount granules);
 
-  // tight: the smallest dirty run that is large enough, else the smallest clean one. roomy: the beginning of a dirty run of
+  // tight: dirty runs first, which may be several neighbours, then the smallest clean one. roomy: the beginning of a dirty run of
   // up to 16 times the size, where there is one: what grows step by step then does so into pages that are paid for, not
   // each time into clean ones behind the smallest run.
   enum class Fit : unsigned char { tight, roomy };
@@ -67,21 +67,23 @@ class Buddy {
   std::optional<Taken> allocate(GranuleCount granules, GranuleCount alignment = {1}, Fit fit = Fit::tight);
 
   enum class Contents : unsigned char { clean, dirty };
-  // Returns a whole run: `granules` as last passed to allocate, shrink or extend. Asserts that it is allocated so.
+  // Returns a whole run: `granules` as last passed to allocate, shrink or extend, which `contents` are of. Asserts that it
+  // is allocated so.
   void free(GranuleId first, GranuleCount granules, Contents contents);
 
   // Gives back the end of an allocated run, including what rounding took: `from` granules as it was taken, `to` what
-  // is left, exactly. `tail` is the contents of what comes free.
+  // is left, exactly. `tail` is the contents of what comes free up to `from`.
   void shrink(GranuleId first, GranuleCount from, GranuleCount to, Contents tail);
   // Makes an allocated run `to` granules long where it is, into its rounding or what is free behind it. False when
   // that is not free (nothing changed then).
   bool extend(GranuleId first, GranuleCount from, GranuleCount to);
 
-  // What a request takes at first: a power of two, or whole blocks of the highest order. Room to grow costs address
-  // space only.
+  // What a request takes of clean space: a power of two, or whole blocks of the highest order. Room to grow costs address
+  // space only. Of dirty space it takes what it asked for.
   static GranuleCount rounded(GranuleCount granules);
 
-  // Takes the largest dirty free run out of the lists, for purging; give it back with free(…, clean).
+  // Takes the smallest dirty free run out of the lists, for purging: it is of the least use. Give it back with
+  // free(…, clean).
   struct DirtyRun {
     GranuleId first;
     GranuleCount granules;
@@ -118,6 +120,9 @@ class Buddy {
   std::optional<Taken> take_order_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_listed_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_roomy_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_stretch_locked(std::uint64_t length) POLDER_REQUIRES(mutex_);
+  bool is_head_of_free_locked(std::uint32_t granule) const POLDER_REQUIRES(mutex_);
+  std::uint64_t dirty_length_locked(std::uint32_t run) const POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_head_locked(unsigned order, Contents contents, std::uint64_t length)
       POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_blocks_locked(std::uint64_t blocks, std::uint64_t alignment, std::uint64_t length)
