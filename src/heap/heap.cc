@@ -114,7 +114,12 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
 void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {
   // An empty slab per class is kept for the next refill, unless memory is short.
   const unsigned spares = backing_.limited() ? 0 : 1;
-  release_slabs(central_of(size_class).give(objects, count, spares));
+  Slab* const empty = central_of(size_class).give(objects, count, spares);
+  if (empty != nullptr) {
+    release_slabs(empty);
+  } else {
+    runs_.settle();  // also where only objects come and go
+  }
 }
 
 GranuleCount Heap::release_slabs(Slab* slabs) {

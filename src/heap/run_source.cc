@@ -57,8 +57,8 @@ void RunSource::settle() {
 
 GranuleCount RunSource::purge_down_to(GranuleCount target) {
   GranuleCount purged;
-  while (buddy_.dirty() > target) {
-    const std::optional<Buddy::DirtyRun> dirty = buddy_.isolate_dirty();
+  for (GranuleCount dirty_now = buddy_.dirty(); dirty_now > target; dirty_now = buddy_.dirty()) {
+    const std::optional<Buddy::DirtyRun> dirty = buddy_.isolate_dirty(dirty_now - target);
     if (!dirty) break;
     backing_.purge({first_page(dirty->first), pages(dirty->granules)});
     buddy_.free(dirty->first, dirty->granules, Buddy::Contents::clean);

@@ -364,15 +364,18 @@ bool Buddy::is_free_locked(std::uint64_t first, std::uint64_t end) const {
   return true;
 }
 
-std::optional<Buddy::DirtyRun> Buddy::isolate_dirty() {
+std::optional<Buddy::DirtyRun> Buddy::isolate_dirty(GranuleCount most) {
   const os::MutexLock lock(mutex_);
   for (unsigned order = 0; order < kOrderCount; ++order) {
     const std::uint32_t granule = heads_[index_of(Contents::dirty)][order];
     if (granule == kNone) continue;
     remove_locked(granule);
-    set_allocated_locked(granule, length_of(order));
-    allocated_.fetch_add(length_of(order), std::memory_order_relaxed);
-    return DirtyRun{{granule}, {length_of(order)}};
+    const std::uint64_t length = std::clamp<std::uint64_t>(most.value, 1, length_of(order));
+    const auto first = static_cast<std::uint32_t>(granule + length_of(order) - length);
+    release_range_locked(granule, first, Contents::dirty);
+    set_allocated_locked(first, length);
+    allocated_.fetch_add(length, std::memory_order_relaxed);
+    return DirtyRun{{first}, {length}};
   }
   return std::nullopt;
 }

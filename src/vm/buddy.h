@@ -28,6 +28,8 @@
 namespace polder {
 
 class Buddy {
+  static constexpr std::uint32_t kNone = UINT32_MAX;
+
  public:
   static constexpr unsigned kMaxOrder = 14;
   static constexpr unsigned kOrderCount = kMaxOrder + 1;
@@ -82,13 +84,13 @@ class Buddy {
   // space only. Of dirty space it takes what it asked for.
   static GranuleCount rounded(GranuleCount granules);
 
-  // Takes the smallest dirty free run out of the lists, for purging: it is of the least use. Give it back with
-  // free(…, clean).
+  // Takes the smallest dirty free run out of the lists, for purging: it is of the least use. Of a run longer than `most`
+  // its end. Give it back with free(…, clean).
   struct DirtyRun {
     GranuleId first;
     GranuleCount granules;
   };
-  std::optional<DirtyRun> isolate_dirty();
+  std::optional<DirtyRun> isolate_dirty(GranuleCount most = {kNone});
 
   Statistics statistics() const;
   // The same figures one by one, without the lock.
@@ -102,7 +104,6 @@ class Buddy {
  private:
   enum class State : std::uint8_t;
 
-  static constexpr std::uint32_t kNone = UINT32_MAX;
   static constexpr std::uint32_t kHighest = std::uint32_t{1} << kMaxOrder;
 
   Node& node(std::uint32_t granule) const { return nodes_[granule]; }

