@@ -27,7 +27,7 @@ inline constexpr std::size_t kDefaultAlignment = 16;
 // out of line, so that the compiler keeps this half free of it.
 inline void* allocate_fast(std::size_t size) {
   if (size > kLargestSmall) return nullptr;
-  return thread_state.cache->try_allocate(size_class_for(size));
+  return thread_state.cache->try_allocate(size);
 }
 
 // At least `size` bytes aligned to 16, also for 0.

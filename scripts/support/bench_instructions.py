@@ -14,7 +14,7 @@ HELP = "instructions of malloc(64)+free, the loop's ten included, on every alloc
 
 # The most that a pair may take here: what it took when this was last lowered, by g++ 12 (jemalloc 79.6, tcmalloc 79.0).
 # Lower it when the fast path gets shorter.
-CEILING = 64.0
+CEILING = 55.0
 
 _FEW, _MANY = 10_000, 110_000
 

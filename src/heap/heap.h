@@ -19,7 +19,7 @@
 // For the runtime: keep a `ThreadCache*` per thread, initially ThreadCache::empty(). The hot paths are
 //
 //   malloc  if (size <= kLargestSmall)
-//             if (void* object = cache->try_allocate(size_class_for(size))) return object;
+//             if (void* object = cache->try_allocate(size)) return object;
 //           slow: make a cache if this thread still has the empty one, then heap.allocate(cache, size)
 //   free    if (pointers.contains(pointer) && cache->try_free(pointers.kind(pointer), pointer)) return;
 //           slow: pointers outside the arena are the runtime's; else heap.free(cache, pointer)
@@ -61,7 +61,7 @@ class Heap {
   // At least `size` bytes, aligned to 16; an object also for size 0. Null without memory. May wait for reclaim.
   void* allocate(ThreadCache* cache, std::size_t size) {
     if (size <= kLargestSmall) [[likely]] {
-      if (void* const object = cache->try_allocate(size_class_for(size)); object != nullptr) [[likely]]
+      if (void* const object = cache->try_allocate(size); object != nullptr) [[likely]]
         return object;
     }
     return allocate_slow(cache, size);

@@ -14,6 +14,8 @@
 // Source: J. Bonwick, J. Adams, "Magazines and Vmem" (USENIX 2001).
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 #include "base/check.h"
@@ -31,14 +33,13 @@ class alignas(64) ThreadCache {
   // no test for null. The slow paths recognise it and work without a cache.
   static constexpr ThreadCache* empty() { return const_cast<ThreadCache*>(&kEmpty); }
 
-  // The whole of malloc when it hits; null when the magazine is empty.
-  void* try_allocate(SizeClass size_class) {
-    Magazine& magazine = magazines_[size_class.index];
-    void* const object = *magazine.top;
-    if (object != nullptr) [[likely]]
-      --magazine.top;
-    return object;
+  // The whole of malloc when it hits; null when the magazine is empty. Precondition: size <= kLargestSmall.
+  void* try_allocate(std::size_t size) {
+    // The table gives the magazine's place, which spares malloc to scale an index.
+    char* const magazines = reinterpret_cast<char*>(magazines_);
+    return pop(*reinterpret_cast<Magazine*>(magazines + kMagazineBySize[(size + 15) / 16]));
   }
+  void* try_allocate(SizeClass size_class) { return pop(magazines_[size_class.index]); }
 
   // The whole of free when it hits. False when the magazine is full, and for everything that is suspicious: not a slab,
   // not the start of an object, the same pointer as the last one freed (verify builds: any in the magazine).
@@ -89,15 +90,34 @@ class alignas(64) ThreadCache {
     std::uint32_t offset_mask = 0;  // offset of an address in its slab
   };
 
+  using MagazineBySize = std::array<std::uint16_t, kLargestSmall / 16 + 1>;
+  static constexpr MagazineBySize make_magazine_by_size() {
+    MagazineBySize table{};
+    for (std::size_t unit = 0; unit < table.size(); ++unit) {
+      table[unit] = static_cast<std::uint16_t>(size_class_for(unit * 16).index * sizeof(Magazine));
+    }
+    return table;
+  }
+
+  static void* pop(Magazine& magazine) {
+    void* const object = *magazine.top;
+    if (object != nullptr) [[likely]]
+      --magazine.top;
+    return object;
+  }
+
   constexpr ThreadCache();
 
   void** base(SizeClass size_class) const { return magazines_[size_class.index].limit - capacity_[size_class.index]; }
   static const ThreadCache kEmpty;
+  static const MagazineBySize kMagazineBySize;  // offset of its magazine by size in units of 16 bytes, rounded up
 
   Magazine magazines_[kGranuleKindCount] = {};      // first: two to a cache line
   std::uint16_t capacity_[kGranuleKindCount] = {};  // objects between base and limit
   ThreadCache* next_ = nullptr;                     // Heap's list, guarded by its caches mutex
   ThreadCache* previous_ = nullptr;
 };
+
+alignas(64) inline constexpr ThreadCache::MagazineBySize ThreadCache::kMagazineBySize = make_magazine_by_size();
 
 }  // namespace polder

@@ -468,7 +468,7 @@ TEST(ThreadCache, TheEmptyCacheMisses) {
   ThreadCache* const empty = ThreadCache::empty();
   int object = 0;
   for (unsigned kind = 0; kind < kGranuleKindCount; ++kind) {
-    EXPECT_EQ(empty->try_allocate({static_cast<std::uint8_t>(kind)}), nullptr);
+    EXPECT_EQ(empty->try_allocate(SizeClass{static_cast<std::uint8_t>(kind)}), nullptr);
     EXPECT_FALSE(empty->try_free(static_cast<GranuleKind>(kind), &object));
   }
 }
