@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstring>
 
 #include "base/message.h"
 #include "runtime/allocation.h"
@@ -42,6 +43,9 @@ void* zeroed(std::size_t count, std::size_t size, const void* caller) {
   if (__builtin_mul_overflow(count, size, &total)) return or_no_memory(nullptr);
   if (is_thread_specific_block(count, size, caller)) {
     return or_no_memory(allocate_unevictable(total, kDefaultAlignment));
+  }
+  if (void* const object = allocate_fast(total); object != nullptr) [[likely]] {
+    return std::memset(object, 0, total);
   }
   return or_no_memory(allocate_zeroed(total));
 }

@@ -73,9 +73,7 @@ std::size_t usable_size_unevictable(const char* operation, const void* pointer) 
   return header.object_size - header.distance;
 }
 
-bool is_thread_specific_block(std::size_t count, std::size_t size, const void* caller) {
-  if (count != 32 || size != 16) [[likely]]
-    return false;
+bool called_by_the_c_library(const void* caller) {
   const struct link_map* const map = map_of(caller);
   return map != nullptr && map == map_of(reinterpret_cast<const void*>(&gnu_get_libc_version));
 }

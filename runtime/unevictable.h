@@ -27,6 +27,9 @@ std::size_t usable_size_unevictable(const char* operation, const void* pointer);
 // Whether `calloc(count, size)` called from `caller` is the C library's second-level block of thread-specific values
 // (nptl: PTHREAD_KEY_2NDLEVEL_SIZE values of sizeof(struct pthread_key_data)). reclaim_stacks() clears these blocks of all
 // threads in a forked child before the child's handlers run.
-bool is_thread_specific_block(std::size_t count, std::size_t size, const void* caller);
+[[gnu::noinline]] bool called_by_the_c_library(const void* caller);
+inline bool is_thread_specific_block(std::size_t count, std::size_t size, const void* caller) {
+  return count == 32 && size == 16 && called_by_the_c_library(caller);
+}
 
 }  // namespace polder::runtime
