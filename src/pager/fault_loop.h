@@ -37,7 +37,8 @@ class FaultLoop {
   // Precondition: prepared. Service threads only.
   const char* backend_name() const { return engine_->name(); }
 
-  // The reclaimer's kernel thread id: its own touches of missing pages are plugged, not resolved.
+  // The reclaimer's kernel thread id: its own touches of missing pages are plugged in the arena, not resolved, and end the
+  // program in staging.
   void set_reclaimer_thread(std::uint32_t thread) { reclaimer_thread_.store(thread, std::memory_order_relaxed); }
   // Where the loop runs, next to the thread that faults, or kAnyCpu. Any thread.
   static constexpr std::uint32_t kAnyCpu = ~std::uint32_t{0};

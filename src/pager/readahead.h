@@ -1,6 +1,6 @@
 // How many stored pages to read with the one that a fault asks for. Sequential streams are recognised by their next
-// expected page, as in the kernel's mm/readahead.c: from its third fault on, each fault of a stream doubles its window; any
-// other fault reads one page and starts a stream of its own in place of the one used longest ago.
+// expected page, as in the kernel's mm/readahead.c: from its third fault on, each fault of a stream doubles its window;
+// any other fault reads one page and starts a stream of its own in place of the one used longest ago.
 //
 // Fault loop only.
 #pragma once

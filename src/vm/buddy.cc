@@ -213,7 +213,8 @@ std::optional<Buddy::Taken> Buddy::take_roomy_locked(unsigned order, std::uint64
 }
 
 // Neighbouring free runs that are long enough together, whatever their orders: what comes and goes in lengths that are no
-// powers of two leaves such. At least half of what is taken is dirty. Looks at a few runs only.
+// powers of two leaves such. The runs that are found are dirty for at least half of the length; of a long one before them
+// the beginning is taken, dirty or not. Looks at a few runs only.
 std::optional<Buddy::Taken> Buddy::take_stretch_locked(std::uint64_t length) {
   const unsigned largest = static_cast<unsigned>(std::bit_width(length)) - 1;
   for (unsigned order = largest + 1; order-- > largest - std::min(largest, kStretchOrders);) {

@@ -60,9 +60,9 @@ class Buddy {
   // highest order at a time.
   Buddy(MetadataArray<Node> nodes, GranuleCount granules);
 
-  // tight: dirty runs first, which may be several neighbours, then the smallest clean one. roomy: the beginning of a dirty run of
-  // up to 16 times the size, where there is one: what grows step by step then does so into pages that are paid for, not
-  // each time into clean ones behind the smallest run.
+  // tight: dirty runs first, which may be several neighbours, then the smallest clean one. roomy: the beginning of a
+  // dirty run of up to 16 times the size, where there is one: what grows step by step then does so into pages that are
+  // paid for, not each time into clean ones behind the smallest run.
   enum class Fit : unsigned char { tight, roomy };
   // Takes `granules` consecutive granules (rounded up to the order, or to whole highest-order blocks), aligned to
   // `alignment` granules (a power of two). Empty when no run is large enough.

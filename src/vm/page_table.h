@@ -21,8 +21,8 @@
 // The flags ride along: `retained` says that location() names a stored copy that was identical when it was last
 // compared or read (clean eviction needs no write); `discarded` says that the owner freed the page while it was in
 // transition or staged, so its bytes need not survive; `poisoning` says that a lost page is not unreadable yet: whoever
-// would discard it waits, or the poison would meet its next owner. Words are atomic: read and changed by allocating threads, the
-// pager and the reclaimer. Acquire on load pairs with release on transition: whoever sees `stored` sees the hash.
+// would discard it waits, or the poison would meet its next owner. Words are atomic: read and changed by allocating
+// threads, the pager and the reclaimer. Acquire on load pairs with release on transition: whoever sees `stored` sees the hash.
 #pragma once
 
 #include <atomic>
