@@ -28,7 +28,6 @@ void retire(void*) {
   state.cache = ThreadCache::empty();
   state.phase = ThreadPhase::retired;
   running_manager().thread_ends();
-  running_manager().thread_ends();
   running_manager().heap().destroy_cache(cache);
 }
 
@@ -51,7 +50,6 @@ ThreadCache* create_cache() {
   state.phase = ThreadPhase::creating;
   Manager& manager = start_manager();
   Heap& heap = manager.heap();
-  manager.thread_begins();
   ThreadCache* const cache = heap.create_cache();
   if (cache == nullptr) {
     state.phase = ThreadPhase::fresh;  // tried again when there is memory
