@@ -242,6 +242,7 @@ std::string report(const StatisticsSegment& segment, const ResidentSampler& samp
   json["evictions"] = value(reclaim.evictions);
   json["clean_drops"] = value(reclaim.clean_drops);
   json["purged"] = value(allocation.purged_pages);
+  json["moved"] = value(allocation.moved_pages);
   json["bytes_read"] = value(pager.bytes_read);
   json["bytes_written"] = value(reclaim.bytes_written);
   json["io_errors"] = value(pager.read_errors) + value(reclaim.write_errors);

@@ -27,7 +27,7 @@ enum class StatisticsTier : std::uint64_t { unknown = 0, full = 1, copy = 2, all
 
 struct StatisticsSegment {
   static constexpr std::uint64_t kMagic = 0x5453'5245'444c'4f50;  // "POLDERST"
-  static constexpr std::uint64_t kVersion = 1;
+  static constexpr std::uint64_t kVersion = 2;
 
   // Written by the supervisor before the process runs; immutable afterwards.
   struct alignas(64) Header {
@@ -61,6 +61,7 @@ struct StatisticsSegment {
     Counter throttled_ns{0};        // time allocating threads waited for room
     Counter purged_pages{0};        // free pages given back to the kernel
     Counter forks{0};
+    Counter moved_pages{0};  // relocated by their page-table entries
   } allocation;
 
   // Written by the pager thread.

@@ -7,6 +7,13 @@
 
 namespace polder {
 
+namespace {
+
+// The spare of a class with few slabs would be much of what the class has.
+constexpr std::uint64_t kSlabsPerSpare = 8;
+
+}  // namespace
+
 unsigned Central::list_for(const Slab& slab) {
   if (slab.free == 0) return Slab::kNoList;
   if (slab.free == slab.capacity) return kEmptyList;
@@ -65,8 +72,8 @@ unsigned Central::take(void** objects, unsigned wanted) {
 
 unsigned Central::adopt(Slab* slab, void** objects, unsigned wanted) {
   const os::MutexLock lock(mutex_);
-  map_->set_slab(slab->first, {info_of(size_class_).granules}, size_class_, slab);
-  ++counts_.slabs;
+  map_->set_header(slab->first, {info_of(size_class_).granules}, kind_of(size_class_), slab);
+  slabs_.store(static_cast<std::uint32_t>(++counts_.slabs), std::memory_order_relaxed);
   counts_.free_objects += slab->free;
   link_locked(slab, kEmptyList);
   return take_locked(objects, wanted);
@@ -75,13 +82,13 @@ unsigned Central::adopt(Slab* slab, void** objects, unsigned wanted) {
 void Central::retire_locked(Slab* slab, Slab** released) {
   unlink_locked(slab);
   map_->set_kinds(slab->first, {info_of(size_class_).granules}, GranuleKind::retired);
-  --counts_.slabs;
+  slabs_.store(static_cast<std::uint32_t>(--counts_.slabs), std::memory_order_relaxed);
   counts_.free_objects -= slab->capacity;
   slab->next = *released;
   *released = slab;
 }
 
-Slab* Central::give(void* const* objects, unsigned count, unsigned spares) {
+Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
   const SizeClassInfo& info = info_of(size_class_);
   const Arena& arena = map_->arena();
   Slab* released = nullptr;
@@ -124,6 +131,7 @@ Slab* Central::give(void* const* objects, unsigned count, unsigned spares) {
     }
     relist_locked(slab);
   }
+  const unsigned spares = spare == Spare::one_of_many && counts_.slabs >= kSlabsPerSpare ? 1 : 0;
   while (empty_count_ > spares) retire_locked(lists_[kEmptyList], &released);
   return released;
 }

@@ -7,6 +7,7 @@
 //               have a chance to become empty
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "heap/granule_map.h"
@@ -30,12 +31,17 @@ class alignas(64) Central {
   // Adds a new slab whose memory is ready, enters it into the granule map, and takes from it.
   unsigned adopt(Slab* slab, void** objects, unsigned wanted) POLDER_EXCLUDES(mutex_);
 
-  // Makes objects of this class free. Slabs that are empty now, beyond `spares`, are retired from the granule map and
+  // Whether to keep an empty slab for the next refill: where there are eight or more; or not at all.
+  enum class Spare : unsigned char { one_of_many, none };
+  // Makes objects of this class free. Slabs that are empty now, but for a spare, are retired from the granule map and
   // returned as a list (by `next`) for release. Ends the program with a report when one is free already or no object.
-  Slab* give(void* const* objects, unsigned count, unsigned spares) POLDER_EXCLUDES(mutex_);
+  Slab* give(void* const* objects, unsigned count, Spare spare) POLDER_EXCLUDES(mutex_);
 
   // All empty slabs, as give() returns them.
   Slab* give_up_empty() POLDER_EXCLUDES(mutex_);
+
+  // Slabs of the class. Any thread, without the lock.
+  std::uint32_t slabs() const { return slabs_.load(std::memory_order_relaxed); }
 
   struct Statistics {
     std::uint64_t slabs = 0;
@@ -69,6 +75,7 @@ class alignas(64) Central {
   Slab* lists_[kListCount] POLDER_GUARDED_BY(mutex_) = {};
   std::uint32_t empty_count_ POLDER_GUARDED_BY(mutex_) = 0;
   Statistics counts_ POLDER_GUARDED_BY(mutex_);
+  std::atomic<std::uint32_t> slabs_{0};  // counts_.slabs; atomic: written under the mutex, read without
 };
 
 }  // namespace polder

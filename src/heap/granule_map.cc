@@ -34,13 +34,12 @@ void GranuleMap::set_kinds(GranuleId first, GranuleCount count, GranuleKind kind
   for (std::uint64_t i = 0; i < count.value; ++i) kinds_[first.value + i].store(kind, std::memory_order_relaxed);
 }
 
-void GranuleMap::set_slab(GranuleId first, GranuleCount count, SizeClass size_class, const Slab* slab) {
-  const auto distance = static_cast<std::size_t>(reinterpret_cast<const char*>(slab) - pool_base_);
-  POLDER_CHECK(distance % kHeaderUnit == 0 && distance / kHeaderUnit <= UINT32_MAX, "slab header outside the pool",
-               slab);
+void GranuleMap::set_header(GranuleId first, GranuleCount count, GranuleKind kind, const void* header) {
+  const auto distance = static_cast<std::size_t>(static_cast<const char*>(header) - pool_base_);
+  POLDER_CHECK(distance % kHeaderUnit == 0 && distance / kHeaderUnit <= UINT32_MAX, "header outside the pool", header);
   for (std::uint64_t i = 0; i < count.value; ++i) {
     set_detail(first + GranuleCount{i}, static_cast<std::uint32_t>(distance / kHeaderUnit));
-    set_kind(first + GranuleCount{i}, polder::kind_of(size_class));
+    set_kind(first + GranuleCount{i}, kind);
   }
 }
 

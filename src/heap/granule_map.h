@@ -2,8 +2,8 @@
 //
 //   kind    one byte per granule: never used, a slab's size class, part of a large run, or retired. Accessible for the
 //           whole arena from the start, so any address inside the arena may be looked up.
-//   detail  four bytes per granule, accessible as far as runs have been handed out. Of a slab's granules: where its
-//           header is. Of a large run's first granule: its length in pages; of the granule before a padded head: how
+//   detail  four bytes per granule, accessible as far as runs have been handed out. Of a slab's or a span block's
+//           granules: where its header is. Of a large run's first granule: its length in pages; of the granule before a padded head: how
 //           many granules of padding precede the head.
 //
 // Written under the lock of whoever owns the granule (central of its class, or large). Atomic: read without a lock by
@@ -30,7 +30,8 @@ enum class GranuleKind : std::uint8_t {
   large_padded_head,                 // the same, preceded by granules that only serve its alignment
   large_body,
   large_padding,
-  retired,  // was in use, went back to the buddy
+  span_block,  // part of a pageblock that spans are cut from
+  retired,     // was in use, went back to the buddy
 };
 inline constexpr unsigned kGranuleKindCount = static_cast<unsigned>(GranuleKind::retired) + 1;
 
@@ -39,6 +40,7 @@ constexpr bool is_slab(GranuleKind kind) { return kind != GranuleKind::never_use
 constexpr SizeClass class_of(GranuleKind kind) { return {static_cast<std::uint8_t>(kind)}; }
 
 struct Slab;
+struct SpanBlock;
 
 // What every free() asks, together: whether a pointer is inside the arena, and what its granule is used for. A value to
 // be kept where it is found without a detour; immutable, but for the kinds themselves.
@@ -94,11 +96,10 @@ class GranuleMap {
     details_[granule.value].store(detail, std::memory_order_relaxed);
   }
 
-  // The header of the slab that the granule, of a slab kind, belongs to.
-  Slab* slab(GranuleId granule) const {
-    return reinterpret_cast<Slab*>(pool_base_ + std::size_t{detail(granule)} * kHeaderUnit);
-  }
-  void set_slab(GranuleId first, GranuleCount count, SizeClass size_class, const Slab* slab);
+  // The header of the slab, or the span block, that the granule belongs to; its kind says which.
+  Slab* slab(GranuleId granule) const { return reinterpret_cast<Slab*>(header(granule)); }
+  SpanBlock* span_block(GranuleId granule) const { return reinterpret_cast<SpanBlock*>(header(granule)); }
+  void set_header(GranuleId first, GranuleCount count, GranuleKind kind, const void* header);
 
   GranuleId ensured() const { return {ensured_.load(std::memory_order_acquire)}; }
 
@@ -106,6 +107,8 @@ class GranuleMap {
 
  private:
   static constexpr std::size_t kHeaderUnit = 64;  // pool objects are aligned to it; 32 bits reach 256 GiB
+
+  char* header(GranuleId granule) const { return pool_base_ + std::size_t{detail(granule)} * kHeaderUnit; }
 
   const Arena& arena_;
   char* const pool_base_;

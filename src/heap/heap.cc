@@ -8,14 +8,22 @@
 
 namespace polder {
 
+namespace {
+
+// A thread's share of what there is of a class.
+constexpr std::size_t kMagazinePart = 64;
+
+}  // namespace
+
 Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space,
            RunSource::Clock clock)
     : map_(arena, pool, space),
       pool_(pool),
       backing_(backing),
       buddy_(buddy),
-      runs_(buddy, backing, map_, clock),
-      large_(map_, runs_, buddy, backing) {
+      runs_(buddy, backing, map_, spans_, clock),
+      spans_(map_, runs_, pool, backing),
+      large_(map_, runs_, backing) {
   POLDER_CHECK(reinterpret_cast<std::uintptr_t>(arena.base()) % kBlockSize == 0, "arena is not block aligned",
                arena.base());
   for (unsigned index = 1; index <= kSizeClassCount; ++index) {
@@ -27,21 +35,29 @@ Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& poo
 
 void* Heap::allocate_slow(ThreadCache* cache, std::size_t size) {
   if (size <= kLargestSmall) return allocate_small_slow(cache, size_class_for(size));
-  return allocate_large(size, kGranuleSize, LargeRuns::Contents::any);
+  return allocate_large(size, Spans::kAlignment, RunContents::any);
 }
 
-void* Heap::allocate_large(std::size_t size, std::size_t alignment, LargeRuns::Contents contents, Buddy::Fit fit) {
-  void* const memory = large_.allocate(size, alignment, contents, fit);
+void* Heap::allocate_large(std::size_t size, std::size_t alignment, RunContents contents, Buddy::Fit fit) {
+  const auto attempt = [&] {
+    if (size <= Spans::kLargest && alignment <= Spans::kAlignment) return spans_.allocate(size, contents);
+    return large_.allocate(size, std::max(alignment, kGranuleSize), contents, fit);
+  };
+  void* const memory = attempt();
   if (memory != nullptr || size > map_.arena().size() || !give_up_idle()) return memory;
-  return large_.allocate(size, alignment, contents, fit);
+  return attempt();
 }
 
 void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
   if (cache != ThreadCache::empty()) {
+    // What the thread only freed so far goes back after the refill, so that it does not come again.
+    ThreadCache::Outgoing outgoing;
+    const unsigned freed = cache->end_outgoing(size_class, outgoing);
     cache->grow(pool_, size_class, largest_magazine(size_class));
     const unsigned capacity = cache->capacity(size_class);
     if (capacity != 0) {
       cache->push(size_class, take(size_class, cache->room(size_class), (capacity + 1) / 2));
+      if (freed != 0) give(size_class, outgoing.data(), freed);
       return cache->try_allocate(size_class);
     }
   }
@@ -53,11 +69,11 @@ void* Heap::allocate_aligned(ThreadCache* cache, std::size_t size, std::size_t a
   POLDER_DCHECK(alignment != 0 && (alignment & (alignment - 1)) == 0, "alignment is no power of two", alignment);
   const SizeClass size_class = size_class_for_aligned(size, alignment);
   if (size_class.index != 0) return allocate_small(cache, size_class);
-  return allocate_large(std::max<std::size_t>(size, 1), std::max(alignment, kGranuleSize), LargeRuns::Contents::any);
+  return allocate_large(std::max<std::size_t>(size, 1), alignment, RunContents::any);
 }
 
 void* Heap::allocate_zeroed(ThreadCache* cache, std::size_t size) {
-  if (size > kLargestSmall) return allocate_large(size, kGranuleSize, LargeRuns::Contents::zero);
+  if (size > kLargestSmall) return allocate_large(size, Spans::kAlignment, RunContents::zero);
   void* const object = allocate_small(cache, size_class_for(size));
   if (object != nullptr) std::memset(object, 0, size);
   return object;
@@ -91,12 +107,18 @@ Slab* Heap::create_slab(SizeClass size_class) {
 // --- free -------------------------------------------------------------------------------------------------------------
 
 void Heap::free_slow(ThreadCache* cache, void* pointer) {
+  if (map_.kind(pointer) == GranuleKind::span_block) return spans_.free(pointer);
   const GranuleKind kind = require_start("free", pointer);
   if (!is_slab(kind)) return large_.free(pointer);
   const SizeClass size_class = class_of(kind);
   if (cache == ThreadCache::empty()) return give(size_class, &pointer, 1);
   if (cache->contains(kind, pointer)) report_double_free(pointer);
 
+  if (cache->put_outgoing(pool_, size_class, pointer)) return;
+  ThreadCache::Outgoing outgoing;
+  if (const unsigned freed = cache->end_outgoing(size_class, outgoing); freed != 0) {
+    give(size_class, outgoing.data(), freed);
+  }
   if (cache->count(size_class) == cache->capacity(size_class)) {
     cache->grow(pool_, size_class, largest_magazine(size_class));
     const unsigned capacity = cache->capacity(size_class);
@@ -112,9 +134,8 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
 }
 
 void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {
-  // An empty slab per class is kept for the next refill, unless memory is short.
-  const unsigned spares = backing_.limited() ? 0 : 1;
-  Slab* const empty = central_of(size_class).give(objects, count, spares);
+  const auto spare = backing_.limited() ? Central::Spare::none : Central::Spare::one_of_many;
+  Slab* const empty = central_of(size_class).give(objects, count, spare);
   if (empty != nullptr) {
     release_slabs(empty);
   } else {
@@ -151,6 +172,8 @@ GranuleKind Heap::require_start(const char* operation, const void* pointer) cons
       report_foreign_pointer(operation, pointer);
     case GranuleKind::retired:
       report_double_free(pointer);
+    case GranuleKind::span_block:
+      return kind;  // they know more than the map
     case GranuleKind::large_head:
     case GranuleKind::large_padded_head:
       if (address % kGranuleSize == 0) return kind;
@@ -162,21 +185,34 @@ GranuleKind Heap::require_start(const char* operation, const void* pointer) cons
 
 // --- reallocate -------------------------------------------------------------------------------------------------------
 
+std::size_t Heap::usable_size(const char* operation, GranuleKind kind, const void* pointer) const {
+  if (is_slab(kind)) return info_of(class_of(kind)).size;
+  return kind == GranuleKind::span_block ? spans_.usable_size(operation, pointer) : large_.usable_size(pointer);
+}
+
 std::size_t Heap::usable_size(const void* pointer) const {
-  const GranuleKind kind = require_start("malloc_usable_size", pointer);
-  return is_slab(kind) ? info_of(class_of(kind)).size : large_.usable_size(pointer);
+  static constexpr const char* kOperation = "malloc_usable_size";
+  return usable_size(kOperation, require_start(kOperation, pointer), pointer);
 }
 
 void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
-  const GranuleKind kind = require_start("realloc", pointer);
+  static constexpr const char* kOperation = "realloc";
+  const GranuleKind kind = require_start(kOperation, pointer);
   const bool small = is_slab(kind);
-  const std::size_t usable = small ? info_of(class_of(kind)).size : large_.usable_size(pointer);
+  const std::size_t usable = usable_size(kOperation, kind, pointer);
   // Objects move to a smaller place only when at least half is to be gained.
   if (size <= usable && size > usable / 2 && (small || size <= kLargestSmall)) return pointer;
-  if (!small && size > kLargestSmall && large_.resize(pointer, size)) return pointer;
+  if (!small && size > kLargestSmall) {
+    if (kind == GranuleKind::span_block) {
+      if (spans_.resize(pointer, size)) return pointer;
+    } else {
+      if (large_.resize(pointer, size)) return pointer;
+      if (void* const moved = large_.move(pointer, size); moved != nullptr) return moved;
+    }
+  }
 
   void* const moved = size > usable && size > kLargestSmall
-                          ? allocate_large(size, kGranuleSize, LargeRuns::Contents::any, Buddy::Fit::roomy)
+                          ? allocate_large(size, Spans::kAlignment, RunContents::any, Buddy::Fit::roomy)
                           : allocate(cache, size);
   if (moved == nullptr) return size <= usable ? pointer : nullptr;
   std::memcpy(moved, pointer, std::min(size, usable));
@@ -217,6 +253,11 @@ void Heap::destroy_cache(ThreadCache* cache) {
 void Heap::flush_all(ThreadCache& cache) {
   for (unsigned index = 1; index <= kSizeClassCount; ++index) {
     const SizeClass size_class{static_cast<std::uint8_t>(index)};
+    ThreadCache::Outgoing outgoing;
+    if (const unsigned freed = cache.end_outgoing(size_class, outgoing); freed != 0) {
+      give(size_class, outgoing.data(), freed);
+      continue;
+    }
     const unsigned count = cache.count(size_class);
     if (count == 0) continue;
     give(size_class, cache.oldest(size_class), count);
@@ -225,8 +266,11 @@ void Heap::flush_all(ThreadCache& cache) {
 }
 
 unsigned Heap::largest_magazine(SizeClass size_class) const {
-  const unsigned most = info_of(size_class).magazine;
-  return backing_.limited() ? std::max(most / 4, internal::kSmallestMagazine) : most;
+  const SizeClassInfo& info = info_of(size_class);
+  if (backing_.limited()) return info.magazine;
+  const std::size_t bytes = std::size_t{central_of(size_class).slabs()} * info.granules * kGranuleSize;
+  return std::clamp<unsigned>(static_cast<unsigned>(bytes / kMagazinePart / info.size), info.magazine,
+                              info.large_magazine);
 }
 
 bool Heap::give_up_idle() { return give_up_idle_granules().value != 0; }

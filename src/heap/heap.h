@@ -1,5 +1,5 @@
 // The heap: objects of any size out of the arena, to the caller's malloc and free. Owns the granule map, the central
-// lists of every size class, the large runs and the list of thread caches.
+// lists of every size class, the spans, the large runs and the list of thread caches.
 //
 // Who calls: the malloc ABI of the runtime, on any thread of the program. Service threads never do.
 //
@@ -36,6 +36,7 @@
 #include "heap/large.h"
 #include "heap/run_source.h"
 #include "heap/size_class.h"
+#include "heap/spans.h"
 #include "heap/thread_cache.h"
 #include "os/mutex.h"
 #include "os/thread.h"
@@ -90,6 +91,9 @@ class Heap {
   // For try_free.
   const PointerKinds& pointers() const { return map_.pointers(); }
 
+  // What is free and resident, for the pager.
+  FreePages& free_pages() { return runs_; }
+
   // A cache for one thread; null without memory (the thread goes on with the empty one).
   ThreadCache* create_cache();
   // Flushes everything in it. Its thread must not use it any more. Not for the empty cache.
@@ -117,7 +121,7 @@ class Heap {
     ClassStatistics classes[kSizeClassCount];  // in ascending order of size
     std::size_t small_bytes = 0;               // handed out, in slabs
     PageCount slab_pages;
-    std::uint64_t large_runs = 0;
+    std::uint64_t large_runs = 0;  // and spans
     PageCount large_pages;
     std::uint64_t thread_caches = 0;
   };
@@ -129,7 +133,7 @@ class Heap {
 
  private:
   void* allocate_slow(ThreadCache* cache, std::size_t size);
-  void* allocate_large(std::size_t size, std::size_t alignment, LargeRuns::Contents contents,
+  void* allocate_large(std::size_t size, std::size_t alignment, RunContents contents,
                        Buddy::Fit fit = Buddy::Fit::tight);
   void free_slow(ThreadCache* cache, void* pointer);
   void* allocate_small_slow(ThreadCache* cache, SizeClass size_class);
@@ -148,10 +152,12 @@ class Heap {
   bool give_up_idle();
   GranuleCount give_up_idle_granules();
   void flush_all(ThreadCache& cache);
-  // Ends the program unless the pointer is the start of an object or a large run.
+  std::size_t usable_size(const char* operation, GranuleKind kind, const void* pointer) const;
+  // Ends the program unless the pointer is the start of an object or a large run, or in a block of spans.
   GranuleKind require_start(const char* operation, const void* pointer) const;
   unsigned largest_magazine(SizeClass size_class) const;
   Central& central_of(SizeClass size_class) { return centrals_[size_class.index - 1]; }
+  const Central& central_of(SizeClass size_class) const { return centrals_[size_class.index - 1]; }
 
   void lock_own() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
   void unlock_own() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
@@ -162,6 +168,7 @@ class Heap {
   Backing& backing_;
   Buddy& buddy_;
   RunSource runs_;
+  Spans spans_;
   LargeRuns large_;
   Central centrals_[kSizeClassCount];  // by class index - 1
 

@@ -11,11 +11,13 @@ void Heap::lock_own() const {
   centrals_[0].fork_mutex().lock();
   for (unsigned i = 1; i < kSizeClassCount; ++i) centrals_[i].fork_mutex().lock_same_rank();
   large_.fork_mutex().lock();
+  spans_.fork_mutex().lock_same_rank();
   map_.fork_mutex().lock_same_rank();
 }
 
 void Heap::unlock_own() const {
   map_.fork_mutex().unlock();
+  spans_.fork_mutex().unlock();
   large_.fork_mutex().unlock();
   for (unsigned i = kSizeClassCount; i > 0; --i) centrals_[i - 1].fork_mutex().unlock();
   caches_mutex_.unlock();
@@ -27,6 +29,7 @@ void Heap::unlock_after_fork_parent() { unlock_own(); }
 
 void Heap::reset_after_fork_child() {
   map_.fork_mutex().reset_in_child();
+  spans_.fork_mutex().reset_in_child();
   large_.fork_mutex().reset_in_child();
   for (unsigned i = kSizeClassCount; i > 0; --i) centrals_[i - 1].fork_mutex().reset_in_child();
   caches_mutex_.reset_in_child();
@@ -50,8 +53,9 @@ void Heap::statistics(Statistics& statistics) const {
     statistics.slab_pages += PageCount{central.slabs * info.pages};
   }
   const LargeRuns::Statistics large = large_.statistics();
-  statistics.large_runs = large.runs;
-  statistics.large_pages = large.pages;
+  const Spans::Statistics spans = spans_.statistics();
+  statistics.large_runs = large.runs + spans.spans;
+  statistics.large_pages = large.pages + spans.pages;
   const os::MutexLock lock(caches_mutex_);
   statistics.thread_caches = cache_count_;
 }
@@ -77,6 +81,8 @@ void Heap::verify_map_locked() const {
   std::uint64_t slabs[kSizeClassCount + 1] = {};
   std::uint64_t free_objects[kSizeClassCount + 1] = {};
   LargeRuns::Statistics large;
+  Spans::Statistics spans;
+  PageCount dirty_spans;
 
   const std::uint32_t end = map_.ensured().value;
   for (std::uint32_t i = 0; i < end;) {
@@ -94,6 +100,17 @@ void Heap::verify_map_locked() const {
       ++slabs[slab->size_class.index];
       free_objects[slab->size_class.index] += slab->free;
       i += info.granules;
+      continue;
+    }
+    if (kind == GranuleKind::span_block) {
+      const SpanBlock* const block = map_.span_block(granule);
+      for (std::uint32_t offset = 0; offset < kGranulesPerBlock; ++offset) {
+        POLDER_CHECK(map_.kind({i + offset}) == kind && map_.span_block({i + offset}) == block, "span block is torn", i,
+                     block);
+      }
+      POLDER_CHECK(block->first == granule, "granule map does not lead to the block's header", i, block);
+      spans_.verify_locked(*block, spans, dirty_spans);
+      i += kGranulesPerBlock;
       continue;
     }
     ++i;
@@ -120,6 +137,7 @@ void Heap::verify_map_locked() const {
     POLDER_CHECK(free_objects[index] == central.free_objects, "count of free objects is wrong", index,
                  free_objects[index], central.free_objects);
   }
+  spans_.verify_sums_locked(spans, dirty_spans);
   const LargeRuns::Statistics counted = large_.statistics_locked();
   POLDER_CHECK(large.runs == counted.runs && large.pages == counted.pages, "count of large runs is wrong", large.runs,
                counted.runs, large.pages.value, counted.pages.value);

@@ -17,6 +17,9 @@ constexpr std::size_t kPurgeInsteadOfZeroing = std::size_t{4} << 20;
 // A run gives up its end when that is an eighth of it, or this much.
 constexpr std::uint64_t kShrinkPages = (std::size_t{1} << 20) / kPageSize;
 
+// Below, copying into pages that are there is as fast as moving.
+constexpr PageCount kMoveFrom{64};
+
 constexpr bool is_head(GranuleKind kind) {
   return kind == GranuleKind::large_head || kind == GranuleKind::large_padded_head;
 }
@@ -39,18 +42,18 @@ bool LargeRuns::place(PageCount pages, std::size_t alignment, Buddy::Fit fit, Pl
   const std::uintptr_t start = base + std::size_t{taken->first.value} * kGranuleSize;
   const GranuleCount padding{((start + alignment - 1) / alignment * alignment - start) / kGranuleSize};
   *placed = {{taken->first, taken->first + padding, pages}, taken->dirty};
-  buddy_.shrink(taken->first, granules + step, padding + granules,
-                taken->dirty ? Buddy::Contents::dirty : Buddy::Contents::clean);
+  runs_.shrink(taken->first, granules + step, padding + granules,
+               taken->dirty ? Buddy::Contents::dirty : Buddy::Contents::clean);
   return true;
 }
 
-void* LargeRuns::allocate(std::size_t size, std::size_t alignment, Contents contents, Buddy::Fit fit) {
+void* LargeRuns::allocate(std::size_t size, std::size_t alignment, RunContents contents, Buddy::Fit fit) {
   const std::size_t arena_size = map_.arena().size();
   if (size > arena_size || alignment > arena_size) return nullptr;
   Placed placed;
   if (!place(pages_up(size), alignment, fit, &placed)) return nullptr;
   const Extent& extent = placed.extent;
-  if (contents == Contents::zero && placed.dirty && size >= kPurgeInsteadOfZeroing) {
+  if (contents == RunContents::zero && placed.dirty && size >= kPurgeInsteadOfZeroing) {
     backing_.purge(extent.run());
   }
   if (!backing_.provide(extent.run())) {
@@ -62,7 +65,7 @@ void* LargeRuns::allocate(std::size_t size, std::size_t alignment, Contents cont
     enter_locked(extent);
   }
   void* const memory = map_.arena().address(extent.head);
-  if (contents == Contents::zero && !backing_.reads_as_zero(extent.run())) std::memset(memory, 0, size);
+  if (contents == RunContents::zero && !backing_.reads_as_zero(extent.run())) std::memset(memory, 0, size);
   return memory;
 }
 
@@ -90,20 +93,50 @@ LargeRuns::Extent LargeRuns::extent_of(const void* pointer) const {
 
 std::size_t LargeRuns::usable_size(const void* pointer) const { return bytes(extent_of(pointer).pages); }
 
+LargeRuns::Extent LargeRuns::retire_locked(const void* pointer) {
+  const GranuleId granule = map_.granule(pointer);
+  const GranuleKind kind = map_.kind(granule);
+  if (kind == GranuleKind::retired) report_double_free(pointer);
+  if (!is_head(kind) || map_.arena().address(granule) != pointer) report_interior_pointer("free", pointer);
+  const Extent extent = extent_of(pointer);
+  map_.set_kinds(extent.first, extent.space(), GranuleKind::retired);
+  --counts_.runs;
+  counts_.pages -= extent.pages;
+  return extent;
+}
+
 void LargeRuns::free(void* pointer) {
   Extent extent;
   {
     const os::MutexLock lock(mutex_);
-    const GranuleId granule = map_.granule(pointer);
-    const GranuleKind kind = map_.kind(granule);
-    if (kind == GranuleKind::retired) report_double_free(pointer);
-    if (!is_head(kind) || map_.arena().address(granule) != pointer) report_interior_pointer("free", pointer);
-    extent = extent_of(pointer);
-    map_.set_kinds(extent.first, extent.space(), GranuleKind::retired);
-    --counts_.runs;
-    counts_.pages -= extent.pages;
+    extent = retire_locked(pointer);
   }
   runs_.release(extent.run(), extent.first, extent.space());
+}
+
+void* LargeRuns::move(void* pointer, std::size_t size) {
+  const Extent old = extent_of(pointer);
+  const PageCount pages = pages_up(size);
+  if (size > map_.arena().size() || old.pages < kMoveFrom || pages <= old.pages) return nullptr;
+  Placed placed;
+  if (!place(pages, kGranuleSize, Buddy::Fit::clean, &placed)) return nullptr;
+  const Extent& extent = placed.extent;
+  if (!backing_.provide(extent.run())) {
+    runs_.return_space({extent.first, placed.dirty}, extent.space());
+    return nullptr;
+  }
+  const PageCount relocated = backing_.relocate(old.run(), extent.run().first);
+  char* const moved = map_.arena().address(extent.head);
+  const std::size_t done = bytes(relocated);
+  std::memcpy(moved + done, static_cast<const char*>(pointer) + done, bytes(old.pages) - done);
+  {
+    const os::MutexLock lock(mutex_);
+    enter_locked(extent);
+    retire_locked(pointer);
+  }
+  runs_.release(old.run(), old.first, old.space(),
+                relocated == old.pages ? Buddy::Contents::clean : Buddy::Contents::dirty);
+  return moved;
 }
 
 bool LargeRuns::resize(void* pointer, std::size_t size) {
@@ -121,9 +154,9 @@ bool LargeRuns::grow(const Extent& extent, PageCount pages) {
   grown.pages = pages;
   if (grown.first.value + grown.space().value > (map_.arena().size() >> kGranuleShift)) return false;
   if (!map_.ensure(grown.first + grown.space())) return false;
-  if (!buddy_.extend(grown.first, extent.space(), grown.space())) return false;
+  if (!runs_.extend(grown.first, extent.space(), grown.space())) return false;
   if (!backing_.provide({extent.run().end(), pages - extent.pages})) {
-    buddy_.shrink(grown.first, grown.space(), extent.space(), Buddy::Contents::dirty);
+    runs_.shrink(grown.first, grown.space(), extent.space(), Buddy::Contents::dirty);
     return false;
   }
 
@@ -149,7 +182,7 @@ void LargeRuns::shrink(const Extent& extent, PageCount pages) {
   const std::uint64_t rest = first_page(shrunk.first + shrunk.space()).value - end.first.value;
   if (rest != 0) backing_.purge({end.first, {std::min(rest, end.pages.value)}});
   if (shrunk.space() < extent.space()) {
-    buddy_.shrink(extent.first, extent.space(), shrunk.space(), Buddy::Contents::dirty);
+    runs_.shrink(extent.first, extent.space(), shrunk.space(), Buddy::Contents::dirty);
     runs_.settle();
   }
 }

@@ -1,4 +1,4 @@
-// Large runs: allocations above 32 KiB, each a run of its own. Sizes are whole pages, only they are handed out; fresh
+// Large runs: allocations above 512 KiB or aligned to more than a page, each a run of its own. Sizes are whole pages, only they are handed out; fresh
 // address space is rounded up by the buddy (it is free), so that a run can often grow where it is.
 //
 //   granule map   large_head, large_body … ; or large_padding …, large_padded_head, large_body … where an alignment
@@ -19,17 +19,17 @@ namespace polder {
 
 class LargeRuns {
  public:
-  LargeRuns(GranuleMap& map, RunSource& runs, Buddy& buddy, Backing& backing)
-      : map_(map), runs_(runs), buddy_(buddy), backing_(backing) {}
-
-  enum class Contents : unsigned char { any, zero };
+  LargeRuns(GranuleMap& map, RunSource& runs, Backing& backing) : map_(map), runs_(runs), backing_(backing) {}
 
   // Aligned to a granule at least. Null without memory. Roomy for what has grown and may grow on.
-  void* allocate(std::size_t size, std::size_t alignment, Contents contents, Buddy::Fit fit) POLDER_EXCLUDES(mutex_);
+  void* allocate(std::size_t size, std::size_t alignment, RunContents contents, Buddy::Fit fit) POLDER_EXCLUDES(mutex_);
   // Ends the program with a report unless the pointer is the start of a large run.
   void free(void* pointer) POLDER_EXCLUDES(mutex_);
   // Makes the run `size` bytes long where it is; false when it has to move (nothing changed then).
   bool resize(void* pointer, std::size_t size) POLDER_EXCLUDES(mutex_);
+  // Makes the run larger at another address, by moving its pages as far as that works and pays; the old pointer is free
+  // then. Null when it does not pay or there is no memory: nothing changed.
+  void* move(void* pointer, std::size_t size) POLDER_EXCLUDES(mutex_);
   // Precondition: the start of a large run in use.
   std::size_t usable_size(const void* pointer) const;
 
@@ -60,12 +60,13 @@ class LargeRuns {
   bool place(PageCount pages, std::size_t alignment, Buddy::Fit fit, Placed* placed);
   Extent extent_of(const void* pointer) const;
   void enter_locked(const Extent& extent) POLDER_REQUIRES(mutex_);
+  // Ends the program with a report unless the pointer is the start of a large run.
+  Extent retire_locked(const void* pointer) POLDER_REQUIRES(mutex_);
   bool grow(const Extent& extent, PageCount pages) POLDER_EXCLUDES(mutex_);
   void shrink(const Extent& extent, PageCount pages) POLDER_EXCLUDES(mutex_);
 
   GranuleMap& map_;
   RunSource& runs_;
-  Buddy& buddy_;
   Backing& backing_;
   mutable os::Mutex mutex_{LockRank::large};
   Statistics counts_ POLDER_GUARDED_BY(mutex_);

@@ -1,9 +1,11 @@
 // Where slabs and large runs get their memory: runs from the buddy with pages from the backing behind them, and the way
 // back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
 //
-//   decay  how much of what is dirty the program needs shows at the lowest ebb: pages that were dirty at every moment of
+//   bound  what is in use and what is dirty together stay below five quarters of what was in use at the highest tide, and
+//          2 MiB; what is dirty alone below what is in use, or 128 MiB. Whoever frees beyond that purges. The highest
+//          tide sinks with time
+//   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
-//   bound  dirty granules of the buddy <= max(128 MiB, what is allocated); whoever frees beyond it purges at once
 #pragma once
 
 #include <atomic>
@@ -14,16 +16,21 @@
 #include "heap/granule_map.h"
 #include "vm/backing.h"
 #include "vm/buddy.h"
+#include "vm/free_pages.h"
 #include "vm/run.h"
 
 namespace polder {
 
-class RunSource {
+// What whoever allocates whole pages wants to find in them.
+enum class RunContents : unsigned char { any, zero };
+
+class RunSource final : public FreePages {
  public:
   // `clock`: a monotonic time in nanoseconds.
   using Clock = std::uint64_t (*)();
-  RunSource(Buddy& buddy, Backing& backing, GranuleMap& map, Clock clock)
-      : buddy_(buddy), backing_(backing), map_(map), clock_(clock) {}
+  // `pages`: what is free in the pages of runs that were taken, and dirty too.
+  RunSource(Buddy& buddy, Backing& backing, GranuleMap& map, FreePages& pages, Clock clock)
+      : buddy_(buddy), backing_(backing), map_(map), pages_(pages), clock_(clock) {}
 
   // Address space only, its details in the granule map accessible.
   std::optional<Buddy::Taken> take_space(GranuleCount granules, GranuleCount alignment,
@@ -31,24 +38,37 @@ class RunSource {
   // Gives back address space that has no pages, as it was taken.
   void return_space(Buddy::Taken taken, GranuleCount granules);
 
-  // Gives back a run with its pages; `granules` as taken, its pages are `run`'s.
-  void release(Run run, GranuleId first, GranuleCount granules);
+  // Buddy::extend and shrink, of runs from here.
+  bool extend(GranuleId first, GranuleCount from, GranuleCount to);
+  void shrink(GranuleId first, GranuleCount from, GranuleCount to, Buddy::Contents tail);
 
-  // Purges what is dirty and not needed; for whoever has made something dirty.
+  // Gives back a run with its pages; `granules` as taken, its pages are `run`'s. Clean: they were moved away.
+  void release(Run run, GranuleId first, GranuleCount granules, Buddy::Contents contents = Buddy::Contents::dirty);
+
+  // For whoever has put something dirty to use, or made something dirty: keeps the tides; purges what is not needed.
+  void note_tides();
   void settle();
-  // Purges every dirty run; the granules purged.
+
+  // Of everything that is dirty. Purges the smallest run first: it is of the least use.
+  PageCount dirty() const override;
+  PageCount purge_dirty(PageCount most) override;
+  // Purges all of it; how much.
   GranuleCount purge_all();
 
  private:
+  GranuleCount used() const;
   GranuleCount purge_down_to(GranuleCount target);
 
   Buddy& buddy_;
   Backing& backing_;
   GranuleMap& map_;
+  FreePages& pages_;
   const Clock clock_;
-  // Atomic: any thread; a lowest that was missed costs a purge too many.
-  std::atomic<std::uint64_t> lowest_{0};       // dirty granules since the last ebb
-  std::atomic<std::uint64_t> next_ebb_ns_{0};  // whoever moves it on purges
+  // Atomic, all of them: any thread; a tide that was missed costs a purge too many or too late. Granules.
+  std::atomic<std::uint64_t> used_{0};          // taken and not given back
+  std::atomic<std::uint64_t> highest_{0};       // in use since long
+  std::atomic<std::uint64_t> lowest_{0};        // dirty since the tides were looked at
+  std::atomic<std::uint64_t> next_tide_ns_{0};  // whoever moves it on looks
 };
 
 }  // namespace polder

@@ -1,10 +1,10 @@
 // Size classes: the object sizes that slabs are cut into. Everything here is computed by the compiler and its invariants
 // are asserted below the tables.
 //
-//   sizes       16, 32 … 128 in steps of 16, then eight steps per doubling up to 32 KiB (at most 12.5 % apart)
+//   sizes       16, 32 … 128 in steps of 16, then eight steps per doubling up to 16 KiB (at most 12.5 % apart)
 //   alignment   every size is a multiple of 16; objects start at multiples of their size from a slab that is aligned to
 //               its own length, so an object is aligned to every power of two that divides its size
-//   slabs       one granule (64 KiB) for sizes up to 8 KiB, four granules (256 KiB) above
+//   slabs       one granule (64 KiB), or two where one would waste more than an eighth of itself
 #pragma once
 
 #include <array>
@@ -16,8 +16,8 @@
 namespace polder {
 
 inline constexpr std::size_t kSmallestObject = 16;
-inline constexpr std::size_t kLargestSmall = std::size_t{32} << 10;
-inline constexpr unsigned kSizeClassCount = 72;
+inline constexpr std::size_t kLargestSmall = std::size_t{16} << 10;
+inline constexpr unsigned kSizeClassCount = 64;
 
 // Index of a class, 1 … kSizeClassCount. 0 means "no class".
 struct SizeClass {
@@ -27,12 +27,13 @@ struct SizeClass {
 };
 
 struct SizeClassInfo {
-  std::uint32_t size = 0;        // bytes of an object
-  std::uint32_t granules = 0;    // address space of a slab
-  std::uint32_t pages = 0;       // what its objects cover: handed out and charged, the rest is not
-  std::uint32_t capacity = 0;    // objects of a slab
-  std::uint32_t magazine = 0;    // most objects of the class that one thread keeps
-  std::uint64_t reciprocal = 0;  // ceil(2^40 / size)
+  std::uint32_t size = 0;            // bytes of an object
+  std::uint32_t granules = 0;        // address space of a slab
+  std::uint32_t pages = 0;           // what its objects cover: handed out and charged, the rest is not
+  std::uint32_t capacity = 0;        // objects of a slab
+  std::uint32_t magazine = 0;        // most objects of the class that one thread keeps,
+  std::uint32_t large_magazine = 0;  // the same where there are many
+  std::uint64_t reciprocal = 0;      // ceil(2^40 / size)
   // offset * start_test >> 24 < start_limit exactly for the offsets of the slab's objects: the fraction that
   // multiplication by the reciprocal leaves is index * (reciprocal * size - 2^40) for them and larger for all others
   // (D. Lemire, O. Kaser, N. Kurz, "Faster remainder by direct computation", 2019).
@@ -44,10 +45,19 @@ namespace internal {
 
 inline constexpr unsigned kReciprocalShift = 40;
 inline constexpr unsigned kFractionShift = 64 - kReciprocalShift;
-// A thread keeps at most 64 KiB of one class, within these bounds. The upper one makes a magazine a page.
-inline constexpr std::uint32_t kMagazineBytes = 64 << 10;
+// A thread keeps at most 16 KiB of one class, and of a class of which there is much up to 64 KiB; all within these bounds.
+// The upper one makes a magazine a page.
+inline constexpr std::uint32_t kMagazineBytes = 16 << 10;
+inline constexpr std::uint32_t kLargeMagazineBytes = 64 << 10;
 inline constexpr std::uint32_t kSmallestMagazine = 3;
 inline constexpr std::uint32_t kLargestMagazine = 511;
+
+constexpr std::uint32_t magazine_of(std::uint32_t bytes, std::uint32_t size, std::uint32_t most) {
+  const std::uint32_t count = bytes / size;
+  return count < kSmallestMagazine ? kSmallestMagazine : count > most ? most : count;
+}
+
+constexpr std::uint32_t granules_for(std::uint32_t size) { return kGranuleSize % size > kGranuleSize / 8 ? 2 : 1; }
 
 constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
   std::array<SizeClassInfo, kSizeClassCount + 1> classes{};
@@ -57,13 +67,12 @@ constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
     size += step;
     SizeClassInfo& info = classes[index];
     info.size = size;
-    info.granules = size <= 8192 ? 1 : 4;
+    info.granules = granules_for(size);
     const auto length = static_cast<std::uint32_t>(info.granules * kGranuleSize);
     info.capacity = length / size;
     info.pages = static_cast<std::uint32_t>(pages_up(std::size_t{info.capacity} * size).value);
-    info.magazine = kMagazineBytes / size;
-    if (info.magazine < kSmallestMagazine) info.magazine = kSmallestMagazine;
-    if (info.magazine > kLargestMagazine) info.magazine = kLargestMagazine;
+    info.magazine = magazine_of(kMagazineBytes, size, kLargestMagazine / 2);
+    info.large_magazine = magazine_of(kLargeMagazineBytes, size, kLargestMagazine);
     info.reciprocal = ((std::uint64_t{1} << kReciprocalShift) + size - 1) / size;
     info.start_test = info.reciprocal << kFractionShift;
     const std::uint64_t excess = info.reciprocal * size - (std::uint64_t{1} << kReciprocalShift);
@@ -103,8 +112,9 @@ constexpr bool size_classes_hold() {
     const std::size_t length = info.granules * kGranuleSize;
     if (info.capacity * std::size_t{info.size} > length || length - info.capacity * std::size_t{info.size} >= info.size)
       return false;
-    // Objects of a slab are told apart by multiplication: exact for every offset below 2^18 and size up to 2^15.
-    if (length > (std::size_t{1} << 18) || info.size > (1U << 15)) return false;
+    // Objects of a slab are told apart by multiplication: exact for every offset below 2^17 and size up to 2^14.
+    if (length > (std::size_t{1} << 17) || info.size > (1U << 14)) return false;
+    if (info.pages * 8 < info.granules * kPagesPerGranule * 7) return false;
     const std::uint64_t excess = info.reciprocal * info.size - (std::uint64_t{1} << kReciprocalShift);
     if (excess >= info.size || info.capacity * excess >= info.reciprocal) return false;
     // Without an excess every multiple of the size passes the test, so there must be none behind the last object.

@@ -10,9 +10,6 @@ namespace polder {
 
 namespace {
 
-// The first storage of a magazine: a cache line.
-constexpr unsigned kFirstCapacity = 7;
-
 // Never written: the magazines that point here miss.
 void* const kNullSlot = nullptr;
 
@@ -42,12 +39,45 @@ ThreadCache* ThreadCache::create(MetadataPool& pool) {
 void ThreadCache::destroy(MetadataPool& pool) {
   for (unsigned index = 1; index <= kSizeClassCount; ++index) {
     if (capacity_[index] == 0) continue;
+    POLDER_CHECK(capacity_[index] != kOutgoing, "cache is destroyed with objects to give back", index);
     pool.free(base({static_cast<std::uint8_t>(index)}), (capacity_[index] + std::size_t{1}) * sizeof(void*));
   }
   pool.free(this, sizeof(ThreadCache));
 }
 
+bool ThreadCache::put_outgoing(MetadataPool& pool, SizeClass size_class, void* pointer) {
+  Magazine& magazine = magazines_[size_class.index];
+  std::uint16_t& capacity = capacity_[size_class.index];
+  if (capacity == 0) {
+    auto** const storage = static_cast<void**>(pool.allocate((kFirstCapacity + std::size_t{1}) * sizeof(void*)));
+    if (storage == nullptr) return false;
+    magazine.top = magazine.limit = storage + kFirstCapacity;
+    capacity = kOutgoing;
+  }
+  if (capacity != kOutgoing) return false;
+  void** slot = outgoing(size_class);
+  while (slot != magazine.limit && *slot != nullptr) ++slot;
+  if (slot == magazine.limit) return false;
+  *slot = pointer;
+  return true;
+}
+
+unsigned ThreadCache::end_outgoing(SizeClass size_class, Outgoing& objects) {
+  if (!is_outgoing(size_class)) return 0;
+  void** const storage = outgoing(size_class);
+  unsigned number = 0;
+  while (number < kFirstCapacity && storage[number] != nullptr) {
+    objects[number] = storage[number];
+    ++number;
+  }
+  storage[0] = nullptr;
+  magazines_[size_class.index].top = storage;
+  capacity_[size_class.index] = kFirstCapacity;
+  return number;
+}
+
 unsigned ThreadCache::count(SizeClass size_class) const {
+  if (is_outgoing(size_class)) return 0;
   return static_cast<unsigned>(magazines_[size_class.index].top - base(size_class));
 }
 
@@ -83,6 +113,10 @@ void ThreadCache::drop_oldest(SizeClass size_class, unsigned dropped) {
 
 bool ThreadCache::contains(GranuleKind kind, const void* pointer) const {
   const Magazine& magazine = magazines_[static_cast<unsigned>(kind)];
+  if (capacity_[static_cast<unsigned>(kind)] == kOutgoing) {
+    void* const* const storage = magazine.limit - kFirstCapacity;
+    return std::find(storage, static_cast<void* const*>(magazine.limit), pointer) != magazine.limit;
+  }
   for (void* const* slot = magazine.top; *slot != nullptr; --slot) {
     if (*slot == pointer) return true;
   }

@@ -11,6 +11,13 @@
 // Magazines are indexed by the byte that the granule map keeps for an address, so the magazines of bytes that are not a
 // size class (never used, large run …) exist and always miss. That is the free path's only test of where a pointer leads.
 //
+// A thread that frees objects of a class of which it never allocated one got them from another thread. The first few go
+// into an outgoing buffer and from there to the central list: reused, they would make it write to cache lines that the
+// other thread has neighbours in (E. Berger et al., "Hoard", ASPLOS 2000: passive false sharing).
+//
+//   outgoing        | object | object | null … | null |      pops find null, pushes find it full
+//                                               ^top == limit
+//
 // Source: J. Bonwick, J. Adams, "Magazines and Vmem" (USENIX 2001).
 #pragma once
 
@@ -64,8 +71,18 @@ class alignas(64) ThreadCache {
   static ThreadCache* create(MetadataPool& pool);  // null without memory
   void destroy(MetadataPool& pool);                // every magazine is empty
 
+  // Objects that wait to go back to the central list.
+  static constexpr unsigned kFirstCapacity = 7;  // a cache line with the null
+  using Outgoing = std::array<void*, kFirstCapacity>;
+  // Takes an object of a class that the thread never allocated from; false when it did, when the buffer is full, or
+  // without memory for it.
+  bool put_outgoing(MetadataPool& pool, SizeClass size_class, void* pointer);
+  // Makes the buffer, if there is one, an empty magazine. The number of objects it held.
+  unsigned end_outgoing(SizeClass size_class, Outgoing& objects);
+
+  // Of the magazine; both 0 while there is only an outgoing buffer.
   unsigned count(SizeClass size_class) const;
-  unsigned capacity(SizeClass size_class) const { return capacity_[size_class.index]; }
+  unsigned capacity(SizeClass size_class) const { return is_outgoing(size_class) ? 0 : capacity_[size_class.index]; }
   // Doubles the magazine's room, at most to `most` objects; unchanged when the pool has no memory.
   void grow(MetadataPool& pool, SizeClass size_class, unsigned most);
   // Where the next `capacity - count` objects go. After writing n of them there, commit with push(n): the first of
@@ -76,7 +93,7 @@ class alignas(64) ThreadCache {
   void* const* oldest(SizeClass size_class) const { return base(size_class) + 1; }
   void drop_oldest(SizeClass size_class, unsigned dropped);
 
-  // Whether the pointer is in the magazine.
+  // Whether the pointer is in the magazine or the outgoing buffer.
   bool contains(GranuleKind kind, const void* pointer) const;
 
  private:
@@ -108,6 +125,11 @@ class alignas(64) ThreadCache {
 
   constexpr ThreadCache();
 
+  // Stands in place of a capacity.
+  static constexpr std::uint16_t kOutgoing = UINT16_MAX;
+
+  bool is_outgoing(SizeClass size_class) const { return capacity_[size_class.index] == kOutgoing; }
+  void** outgoing(SizeClass size_class) const { return magazines_[size_class.index].limit - kFirstCapacity; }
   void** base(SizeClass size_class) const { return magazines_[size_class.index].limit - capacity_[size_class.index]; }
   static const ThreadCache kEmpty;
   static const MagazineBySize kMagazineBySize;  // offset of its magazine by size in units of 16 bytes, rounded up

@@ -64,8 +64,9 @@ Manager::Manager(const ManagerOptions& options)
                           .io = options.io,
                           .hooks = {.enter_unevictable = options.enter_unevictable,
                                     .leave_unevictable = options.leave_unevictable}},
-             arena_, space_, budget_, buddy_, metadata_per_chunk(), *statistics_),
+             arena_, space_, budget_, metadata_per_chunk(), *statistics_),
       heap_(arena_, buddy_, pager_.backing(), pool_, space_) {
+  pager_.set_free_pages(heap_.free_pages());
   // A huge page would make resident what was neither handed out nor charged.
   if (budget_.limited()) os::advise_huge_pages(arena_.base(), arena_.size(), os::HugePages::never);
   publish_layout();

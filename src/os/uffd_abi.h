@@ -9,6 +9,9 @@ namespace polder::os::uffd {
 
 constexpr std::uint64_t kApiVersion = 0xAA;
 
+// Flag of the system call: faults from inside the kernel are not delivered. Needs no privilege.
+constexpr int kUserModeOnly = 1;
+
 // Feature bits of UFFDIO_API.
 constexpr std::uint64_t kFeatureThreadId = std::uint64_t{1} << 8;
 constexpr std::uint64_t kFeaturePoison = std::uint64_t{1} << 14;

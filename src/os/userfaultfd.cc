@@ -119,6 +119,24 @@ Errno Userfaultfd::open() {
   return kOk;
 }
 
+Errno Userfaultfd::open_for_moves() {
+  POLDER_CHECK(fd_ < 0, "userfaultfd is open already", fd_);
+  if (!running_kernel_moves_safely()) return Errno(EOPNOTSUPP);
+  // Without it a move that the kernel reports wrongly could not be told from one that it refuses.
+  if (const Errno error = pagemap_.open(); !error.ok()) return error;
+  const long fd = system_call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | uffd::kUserModeOnly);
+  uffd::Api api{uffd::kApiVersion, uffd::kFeatureMove, 0};
+  const long result = fd < 0 ? fd : system_call(SYS_ioctl, fd, uffd::kIoctlApi, &api);
+  if (result < 0) {
+    if (fd >= 0) static_cast<void>(system_call(SYS_close, fd));
+    pagemap_.close();
+    return result == -EINVAL ? Errno(EOPNOTSUPP) : as_errno(result);
+  }
+  fd_ = static_cast<int>(fd);
+  features_.move = true;
+  return kOk;
+}
+
 void Userfaultfd::close() {
   if (fd_ < 0) return;
   static_cast<void>(system_call(SYS_close, fd_));

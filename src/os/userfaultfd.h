@@ -44,6 +44,9 @@ class Userfaultfd {
 
   // Opens non-blocking, close-on-exec, with thread_id and whatever of move and poison the kernel has.
   Errno open();
+  // Opens for move() alone, into memory that nobody touches meanwhile: as no fault is ever served, no privilege is needed.
+  // EOPNOTSUPP: the kernel's moves are not to be had, or not to be trusted.
+  Errno open_for_moves();
   void close();
   int fd() const { return fd_; }
   const UffdFeatures& features() const { return features_; }
@@ -68,6 +71,8 @@ class Userfaultfd {
   // occupied, by something else than the page itself: while memory is compacted, Linux 6.18 moves pages and then reports
   // them as being in their own way (measured); these count as done.
   Progress move(void* destination, void* source, std::size_t size, Wake wake);
+  // Whether a page is there that move() refused.
+  Presence presence(const void* page) { return pagemap_.presence(page); }
   // Touching the pages raises SIGBUS from now on. EEXIST: a page is there. EOPNOTSUPP on kernels without it.
   Errno poison(void* address, std::size_t size);
   void wake(void* address, std::size_t size);

@@ -46,7 +46,7 @@ std::size_t Pager::metadata_bytes_per_chunk() {
          kPages / kPagesPerGranule * (2 + sizeof(TwoListLru::Node));
 }
 
-Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Budget& budget, Buddy& buddy,
+Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Budget& budget,
              PageCount metadata_per_chunk, StatisticsSegment& statistics)
     : options_(options),
       budget_(budget),
@@ -63,7 +63,7 @@ Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Bu
       converter_(parts_),
       fault_loop_(parts_, evictor_, filler_, courtesy_, cpus_),
       provider_(parts_, arena, gate_flags_, ageing_nodes_, requests_, *this, metadata_per_chunk),
-      reclaimer_(parts_, evictor_, converter_, fault_loop_, buddy, provider_, requests_, forks_),
+      reclaimer_(parts_, evictor_, converter_, fault_loop_, requests_, forks_),
       owner_process_(os::process_id()) {}
 
 Pager::~Pager() {

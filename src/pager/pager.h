@@ -26,8 +26,8 @@
 #include "pager/two_list_lru.h"
 #include "store/store.h"
 #include "vm/arena.h"
-#include "vm/buddy.h"
 #include "vm/budget.h"
+#include "vm/free_pages.h"
 #include "vm/metadata.h"
 
 namespace polder {
@@ -51,12 +51,14 @@ class Pager final : public PressureRelief {
   static std::size_t metadata_bytes(PageCount pages);
   static std::size_t metadata_bytes_per_chunk();
 
-  Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Budget& budget, Buddy& buddy,
-        PageCount metadata_per_chunk, StatisticsSegment& statistics);
+  Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Budget& budget, PageCount metadata_per_chunk,
+        StatisticsSegment& statistics);
   // Tests: ends the service threads. No thread may use the arena any more.
   ~Pager();
 
   Backing& backing() { return provider_; }
+  // Memory that nobody uses: purged before anything is evicted. Before allow_threads().
+  void set_free_pages(FreePages& pages) { reclaimer_.set_free_pages(pages); }
   ThreadCpus& thread_cpus() { return cpus_; }
   Pageblocks& blocks() { return blocks_; }
   const PageTable& table() const { return table_; }

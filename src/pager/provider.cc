@@ -83,11 +83,22 @@ bool Provider::provide_piece(Run piece) {
     BlockMode mode{};
     if (try_native(piece, &needed, &mode)) return true;
     if (mode == BlockMode::managed) {
+      if (parts_.store.full() && !can_be_filled(piece)) return false;
       provide_managed(piece);
       return true;
     }
     if (!relief_.make_room(needed)) return false;
   }
+}
+
+// With swap full, what a managed piece lacks must have room now: there may be none when it is touched.
+bool Provider::can_be_filled(Run piece) {
+  PageCount missing;
+  for (PageId page = piece.first; page < piece.end(); ++page) {
+    const PageState state = parts_.table.load(page).state();
+    missing.value += state != PageState::resident && state != PageState::evicting;
+  }
+  return missing.value == 0 || relief_.make_room(missing);
 }
 
 // Charges and marks the piece if its block is native (or becomes so). Otherwise says why not: `mode`, and the pages

@@ -10,6 +10,7 @@
 
 #include "pager/block_requests.h"
 #include "pager/parts.h"
+#include "pager/relocator.h"
 #include "pager/two_list_lru.h"
 #include "vm/backing.h"
 
@@ -50,6 +51,7 @@ class Provider final : public Backing {
   void discard(Run run) override;
   bool reads_as_zero(Run run) const override;
   void purge(Run run) override;
+  PageCount relocate(Run from, PageId to) override { return relocator_.relocate(from, to); }
   bool limited() const override { return parts_.budget.limited(); }
 
   // The program dropped the contents of heap memory that it goes on using (madvise): zero on the next touch.
@@ -59,6 +61,7 @@ class Provider final : public Backing {
   bool ensure_described(Run run);
   bool provide_piece(Run piece);
   bool try_native(Run piece, PageCount* needed, BlockMode* mode);
+  bool can_be_filled(Run piece);
   void provide_managed(Run piece);
   void hand_out(Run piece);
   void take_back(Run piece);
@@ -77,6 +80,7 @@ class Provider final : public Backing {
   BlockRequests& requests_;
   PressureRelief& relief_;
   const PageCount metadata_per_chunk_;
+  Relocator relocator_{parts_};
 };
 
 }  // namespace polder

@@ -77,7 +77,7 @@ bool Reclaimer::reclaim_batch() {
   if (!reclaiming_) last_progress_ns_ = os::monotonic_ns();  // patience begins with the pressure
   reclaiming_ = true;
   keep_off_fault_loop();
-  if (purge_free_run()) return true;
+  if (purge_free_pages()) return true;
   const bool converted = convert_if_few_evictable();
   return evict_batch() || converted;
 }
@@ -93,11 +93,8 @@ void Reclaimer::keep_off_fault_loop() {
   static_cast<void>(os::run_on(others));
 }
 
-bool Reclaimer::purge_free_run() {
-  const std::optional<Buddy::DirtyRun> run = buddy_.isolate_dirty();
-  if (!run) return false;
-  backing_.purge(Run{.first = first_page(run->first), .pages = pages(run->granules)});
-  buddy_.free(run->first, run->granules, Buddy::Contents::clean);
+bool Reclaimer::purge_free_pages() {
+  if (free_pages_ == nullptr || free_pages_->purge_dirty({kPagesPerBlock}).value == 0) return false;
   parts_.wakeups.room_changed();
   return true;
 }

@@ -20,8 +20,7 @@
 #include "pager/fault_loop.h"
 #include "pager/fork_gate.h"
 #include "pager/parts.h"
-#include "vm/backing.h"
-#include "vm/buddy.h"
+#include "vm/free_pages.h"
 
 namespace polder {
 
@@ -29,16 +28,17 @@ class Reclaimer {
  public:
   static constexpr unsigned kEngineDepth = 32;
 
-  Reclaimer(PagerParts& parts, Evictor& evictor, Converter& converter, FaultLoop& fault_loop, Buddy& buddy,
-            Backing& backing, BlockRequests& requests, ForkGate& forks)
+  Reclaimer(PagerParts& parts, Evictor& evictor, Converter& converter, FaultLoop& fault_loop, BlockRequests& requests,
+            ForkGate& forks)
       : parts_(parts),
         evictor_(evictor),
         converter_(converter),
         fault_loop_(fault_loop),
-        buddy_(buddy),
-        backing_(backing),
         requests_(requests),
         forks_(forks) {}
+
+  // Memory that is purged before anything is evicted. Before the threads run.
+  void set_free_pages(FreePages& pages) { free_pages_ = &pages; }
 
   // On the service thread, before run().
   Errno prepare(os::IoBackend backend);
@@ -58,7 +58,7 @@ class Reclaimer {
   bool pressed() const;
   PageCount target() const;
   bool reclaim_batch();
-  bool purge_free_run();
+  bool purge_free_pages();
   bool convert_if_few_evictable();
   bool evict_batch();
   bool reap();
@@ -71,8 +71,7 @@ class Reclaimer {
   Evictor& evictor_;
   Converter& converter_;
   FaultLoop& fault_loop_;
-  Buddy& buddy_;
-  Backing& backing_;
+  FreePages* free_pages_ = nullptr;  // immutable once threads run
   BlockRequests& requests_;
   ForkGate& forks_;
 

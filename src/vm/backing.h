@@ -24,6 +24,12 @@ class Backing {
   // Drops the resident pages of a run that the caller has isolated from the buddy, and uncharges them.
   virtual void purge(Run run) = 0;
 
+  // Moves pages by their page-table entries, without copying or touching them, to a run of as many that were never
+  // touched since they were last purged. Both are the caller's alone. The number moved, from the start; the rest is where
+  // it was. Where they came from, pages read as zero and are not charged any more. Costs 20 µs and 0.1 µs a page
+  // (measured; to copy a page and to touch it first takes 2).
+  virtual PageCount relocate(Run from, PageId to) = 0;
+
   // Whether there is a limit that evicts; heaps keep less cached then.
   virtual bool limited() const = 0;
 

@@ -169,6 +169,7 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
                                std::max<std::uint64_t>(alignment.value / kHighest, 1), length);
   } else {
     const unsigned order = order_for(std::max(length, alignment.value));
+    if (fit == Fit::clean) taken = take_clean_locked(order, length);
     if (fit == Fit::roomy) taken = take_roomy_locked(order, length);
     if (!taken && length == granules.value) taken = take_head_locked(order, Contents::dirty, length);
     if (!taken && alignment.value == 1) {
@@ -202,6 +203,15 @@ std::optional<Buddy::Taken> Buddy::take_listed_locked(unsigned order, std::uint6
       if (const std::optional<Taken> taken = take_head_locked(from, contents, length)) return taken;
     }
   }
+  return std::nullopt;
+}
+
+std::optional<Buddy::Taken> Buddy::take_clean_locked(unsigned order, std::uint64_t length) {
+  do {
+    for (unsigned from = order; from <= kMaxOrder; ++from) {
+      if (const std::optional<Taken> taken = take_head_locked(from, Contents::clean, length)) return taken;
+    }
+  } while (advance_frontier_locked());
   return std::nullopt;
 }
 

@@ -62,8 +62,8 @@ class Buddy {
 
   // tight: dirty runs first, which may be several neighbours, then the smallest clean one. roomy: the beginning of a
   // dirty run of up to 16 times the size, where there is one: what grows step by step then does so into pages that are
-  // paid for, not each time into clean ones behind the smallest run.
-  enum class Fit : unsigned char { tight, roomy };
+  // paid for, not each time into clean ones behind the smallest run. clean: clean runs first, for pages to be moved into.
+  enum class Fit : unsigned char { tight, roomy, clean };
   // Takes `granules` consecutive granules (rounded up to the order, or to whole highest-order blocks), aligned to
   // `alignment` granules (a power of two). Empty when no run is large enough.
   std::optional<Taken> allocate(GranuleCount granules, GranuleCount alignment = {1}, Fit fit = Fit::tight);
@@ -120,6 +120,7 @@ class Buddy {
   bool coalesce_mixed_locked() POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_order_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_listed_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
+  std::optional<Taken> take_clean_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_roomy_locked(unsigned order, std::uint64_t length) POLDER_REQUIRES(mutex_);
   std::optional<Taken> take_stretch_locked(std::uint64_t length) POLDER_REQUIRES(mutex_);
   bool is_head_of_free_locked(std::uint32_t granule) const POLDER_REQUIRES(mutex_);

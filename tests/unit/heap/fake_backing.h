@@ -44,7 +44,7 @@ class FakeBacking final : public Backing {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
       require(pages_[page].provided, "page is discarded that was not provided", page);
-      pages_[page] = {.provided = false, .dirty = true};
+      pages_[page] = {.provided = false, .dirty = !pages_[page].moved, .moved = false};
     }
     provided_ -= run.pages.value;
   }
@@ -70,9 +70,29 @@ class FakeBacking final : public Backing {
     }
   }
 
+  PageCount relocate(Run from, PageId to) override {
+    require_no_lock();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    PageCount moved;
+    for (; moved < from.pages; ++moved.value) {
+      Page& source = pages_[(from.first + moved).value];
+      const Page& target = pages_[(to + moved).value];
+      require(source.provided && target.provided, "page is moved that was not provided", from.first.value);
+      if (target.dirty || (refuse_every_ != 0 && ++relocations_ % refuse_every_ == 0)) break;
+      source.moved = true;
+      if (memory_ == Memory::real) {
+        char* const bytes = arena_.address(from.first + moved);
+        std::memcpy(arena_.address(to + moved), bytes, kPageSize);
+        (void)os::discard(bytes, kPageSize);
+      }
+    }
+    return moved;
+  }
+
   bool limited() const override { return limited_; }
 
   void set_limited(bool limited) { limited_ = limited; }
+  void refuse_relocation_of_every(std::uint64_t pages) { refuse_every_ = pages; }
   // Pages that may be provided at one time.
   void set_capacity(std::uint64_t pages) {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -99,6 +119,7 @@ class FakeBacking final : public Backing {
   struct Page {
     bool provided = false;
     bool dirty = false;
+    bool moved = false;  // away, since it was provided
   };
 
   static void require(bool condition, const char* text, std::uint32_t page) {
@@ -120,6 +141,8 @@ class FakeBacking final : public Backing {
   std::uint64_t capacity_ = ~std::uint64_t{0};
   std::uint64_t provides_ = 0;
   std::uint64_t purges_ = 0;
+  std::uint64_t relocations_ = 0;
+  std::uint64_t refuse_every_ = 0;
   bool limited_ = false;
 };
 

@@ -199,6 +199,24 @@ TEST_F(HeapTest, LargeRunsGrowWhereTheyAreWhileThatIsFree) {
   void* const moved = heap_->reallocate(none, run, 17 * kMiB);
   EXPECT_NE(moved, run);
   EXPECT_TRUE(is_filled(moved, 5 * kMiB, 1));
+  EXPECT_EQ(heap_.buddy().dirty().value, 0U);  // its pages moved along
+  heap_->free(none, moved);
+  heap_->free(none, wall);
+  heap_.expect_empty();
+}
+
+TEST_F(HeapTest, LargeRunsOfWhichSomePagesCannotMoveAreCopied) {
+  ThreadCache* const none = ThreadCache::empty();
+  heap_.backing().refuse_relocation_of_every(100);
+  void* const run = heap_->allocate(none, 2 * kMiB);
+  void* const wall = heap_->allocate(none, 2 * kMiB);
+  fill(run, 2 * kMiB, 1);
+  void* const moved = heap_->reallocate(none, run, 3 * kMiB);
+  ASSERT_NE(moved, run);
+  EXPECT_TRUE(is_filled(moved, 2 * kMiB, 1));
+  EXPECT_EQ(heap_.buddy().dirty().value, 2 * kMiB / kGranuleSize);
+  EXPECT_EQ(heap_.backing().provided(), 5 * kMiB / kPageSize);
+  heap_->verify();
   heap_->free(none, moved);
   heap_->free(none, wall);
   heap_.expect_empty();
@@ -277,13 +295,14 @@ TEST_F(HeapTest, GivesNullWithoutMemoryAndLosesNothing) {
 TEST_F(HeapTest, IdleSlabsMakeRoomBeforeNull) {
   const Cache cache(heap_);
   std::vector<void*> all;
-  for (int i = 0; i < 16; ++i) all.push_back(heap_->allocate(ThreadCache::empty(), 8192));
-  for (void* const object : all) heap_->free(ThreadCache::empty(), object);  // one empty slab stays
-  EXPECT_NE(heap_.backing().provided(), 0U);
-  heap_.backing().set_capacity(64);
-  void* const large = heap_->allocate(cache, 64 * kPageSize);
+  for (int i = 0; i < 8 * 8; ++i) all.push_back(heap_->allocate(ThreadCache::empty(), 8192));
+  for (int i = 0; i < 8; ++i, all.pop_back()) heap_->free(ThreadCache::empty(), all.back());  // the empty slab stays
+  EXPECT_EQ(heap_.backing().provided(), 8 * kPagesPerGranule);
+  heap_.backing().set_capacity(8 * kPagesPerGranule);
+  void* const large = heap_->allocate(cache, kGranuleSize);
   EXPECT_NE(large, nullptr);
   heap_->free(cache, large);
+  for (void* const object : all) heap_->free(ThreadCache::empty(), object);
 }
 
 TEST_F(HeapTest, GivesNullWithoutAddressSpace) {
@@ -328,13 +347,20 @@ TEST_F(HeapTest, NeitherMallocNorFreeTouchesTheObject) {
 
 // --- idle memory ------------------------------------------------------------------------------------------------------
 
-TEST_F(HeapTest, EmptySlabsGoBackButForOnePerClass) {
+TEST_F(HeapTest, EmptySlabsGoBackButForOneOfMany) {
   ThreadCache* const none = ThreadCache::empty();
   std::vector<void*> all;
   for (int i = 0; i < 10 * 1024; ++i) all.push_back(heap_->allocate(none, 64));
   EXPECT_EQ(heap_.buddy().allocated().value, 10U);
-  for (void* const object : all) heap_->free(none, object);
-  EXPECT_EQ(heap_.buddy().allocated().value, 1U);
+  const auto free_slab = [&] {
+    for (int i = 0; i < 1024; ++i, all.pop_back()) heap_->free(none, all.back());
+  };
+  free_slab();
+  EXPECT_EQ(heap_.buddy().allocated().value, 10U);
+  for (int i = 0; i < 2; ++i) free_slab();
+  EXPECT_EQ(heap_.buddy().allocated().value, 8U);
+  while (!all.empty()) free_slab();
+  EXPECT_EQ(heap_.buddy().allocated().value, 0U);
   heap_.expect_empty();
 }
 
@@ -344,49 +370,6 @@ TEST_F(HeapTest, UnderALimitNoEmptySlabStays) {
   void* const object = heap_->allocate(none, 64);
   heap_->free(none, object);
   EXPECT_EQ(heap_.buddy().allocated().value, 0U);
-}
-
-TEST(HeapDecay, DirtyRunsStayBounded) {
-  HeapInstance heap(1024 * kMiB, FakeBacking::Memory::none);
-  ThreadCache* const none = ThreadCache::empty();
-  std::vector<void*> all;
-  for (int i = 0; i < 250; ++i) all.push_back(heap->allocate(none, 2 * kMiB));
-  for (void* const run : all) {
-    heap->free(none, run);
-    EXPECT_LE(heap.buddy().dirty().value, std::max(128 * kMiB / kGranuleSize, heap.buddy().allocated().value));
-  }
-  EXPECT_GT(heap.backing().purges(), 0U);
-  EXPECT_LT(heap.backing().purges(), 150U);
-}
-
-TEST(HeapDecay, WhatWasDirtyAllTheTimeIsPurgedBitByBit) {
-  static std::uint64_t now = 1;
-  HeapInstance heap(256 * kMiB, FakeBacking::Memory::real, [] { return now; });
-  ThreadCache* const none = ThreadCache::empty();
-  const auto dirty = [&] { return heap.buddy().dirty().value * kGranuleSize / kMiB; };
-  std::vector<void*> all;
-  for (int i = 0; i < 32; ++i) all.push_back(heap->allocate(none, kMiB));
-  for (void* const run : all) heap->free(none, run);
-  EXPECT_EQ(dirty(), 32U);
-  // Needed up to eight at a time: the other 24 are idle.
-  for (int round = 0; round < 50; ++round) {
-    now += 100'000'000;
-    for (int i = 0; i < 8; ++i) all[static_cast<std::size_t>(i)] = heap->allocate(none, kMiB);
-    for (int i = 0; i < 8; ++i) heap->free(none, all[static_cast<std::size_t>(i)]);
-    if (round == 5) {
-      EXPECT_GE(dirty(), 18U);  // half of the 24
-      EXPECT_LE(dirty(), 22U);
-    }
-  }
-  EXPECT_GE(dirty(), 8U);
-  EXPECT_LE(dirty(), 10U);
-  // Nothing needs them: they go, but for what is not worth a system call.
-  for (int round = 0; round < 20; ++round) {
-    now += 1'000'000'000;
-    heap->free(none, heap->allocate(none, 64));
-  }
-  EXPECT_LE(dirty(), 1U);
-  heap.expect_empty();
 }
 
 TEST_F(HeapTest, LargeRunsThatComeAndGoAreNotPurged) {

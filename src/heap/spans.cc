@@ -1,0 +1,335 @@
+#include "heap/spans.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "base/check.h"
+#include "base/fatal.h"
+
+namespace polder {
+
+namespace {
+
+constexpr GranuleCount kBlockGranules{kGranulesPerBlock};
+
+// A span gives up its end when that is an eighth of it.
+constexpr unsigned kShrinkPart = 8;
+
+// Stretches that one turn of purging takes out of a block.
+constexpr unsigned kPurgeBatch = 32;
+
+}  // namespace
+
+// --- blocks -----------------------------------------------------------------------------------------------------------
+
+unsigned SpanBlock::longest_gap() const {
+  unsigned longest_found = 0;
+  for (unsigned gap = used.next_clear(0); gap < PageBits::kCount;) {
+    const unsigned end = used.next_set(gap);
+    longest_found = std::max(longest_found, end - gap);
+    gap = used.next_clear(end);
+  }
+  return longest_found;
+}
+
+// Where the shortest gap of at least so many pages begins; there is one.
+unsigned SpanBlock::shortest_gap_of(unsigned pages) const {
+  unsigned best = PageBits::kCount;
+  unsigned best_length = PageBits::kCount + 1;
+  for (unsigned gap = used.next_clear(0); gap < PageBits::kCount;) {
+    const unsigned end = used.next_set(gap);
+    if (end - gap >= pages && end - gap < best_length) {
+      best = gap;
+      best_length = end - gap;
+    }
+    gap = used.next_clear(end);
+  }
+  POLDER_CHECK(best < PageBits::kCount, "block has no gap as long as its list says", pages, longest, this);
+  return best;
+}
+
+Run Spans::run_of(const Place& place) const {
+  return {first_page(place.block->first) + PageCount{place.first}, {place.count}};
+}
+
+SpanBlock& Spans::block_of_pointer(const void* pointer) const { return *map_.span_block(map_.granule(pointer)); }
+
+void Spans::unlist_locked(SpanBlock& block) {
+  if (block.list == 0) return;
+  if (block.previous != nullptr) {
+    block.previous->next = block.next;
+  } else {
+    POLDER_CHECK(lists_[block.list - 1U] == &block, "block is not on its list", &block, block.list);
+    lists_[block.list - 1U] = block.next;
+    if (block.next == nullptr) listed_.clear(block.list - 1U);
+  }
+  if (block.next != nullptr) block.next->previous = block.previous;
+  block.list = 0;
+}
+
+void Spans::relist_locked(SpanBlock& block) {
+  block.longest = static_cast<std::uint16_t>(block.longest_gap());
+  if (block.list == block.longest) return;
+  unlist_locked(block);
+  if (block.longest == 0) return;
+  block.list = block.longest;
+  block.previous = nullptr;
+  block.next = lists_[block.list - 1U];
+  if (block.next != nullptr) block.next->previous = &block;
+  lists_[block.list - 1U] = &block;
+  listed_.set(block.list - 1U);
+}
+
+bool Spans::create_block(Place* place) {
+  const std::optional<Buddy::Taken> taken = runs_.take_space(kBlockGranules, kBlockGranules);
+  if (!taken) return false;
+  void* const header = pool_.allocate(sizeof(SpanBlock));
+  if (header == nullptr) {
+    runs_.return_space(*taken, kBlockGranules);
+    return false;
+  }
+  auto* const block = static_cast<SpanBlock*>(header);  // zeroed: no page is used, the block on no list
+  block->first = taken->first;
+  place->block = block;
+  place->first = 0;
+  const os::MutexLock lock(mutex_);
+  map_.set_header(block->first, kBlockGranules, GranuleKind::span_block, block);
+  ++counts_.blocks;
+  set_dirty_locked(*block, {block, 0, PageBits::kCount},
+                   taken->dirty ? Buddy::Contents::dirty : Buddy::Contents::clean);
+  make_busy_locked(*place);
+  return true;
+}
+
+void Spans::release_block(SpanBlock* block) {
+  if (block == nullptr) return;
+  const bool dirty = block->dirty.next_set(0) < PageBits::kCount;
+  const GranuleId first = block->first;
+  pool_.free(block, sizeof(SpanBlock));
+  runs_.return_space({first, dirty}, kBlockGranules);
+}
+
+// --- pages ------------------------------------------------------------------------------------------------------------
+
+void Spans::set_dirty_locked(SpanBlock& block, const Place& place, Buddy::Contents contents) {
+  const unsigned before = block.dirty.population();
+  if (contents == Buddy::Contents::dirty) {
+    block.dirty.set(place.first, place.count);
+  } else {
+    block.dirty.clear(place.first, place.count);
+  }
+  dirty_.fetch_add(std::uint64_t{block.dirty.population()} - before, std::memory_order_relaxed);
+}
+
+void Spans::make_busy_locked(const Place& place) {
+  SpanBlock& block = *place.block;
+  block.used.set(place.first, place.count);
+  block.starts.set(place.first);
+  set_dirty_locked(block, place, Buddy::Contents::clean);
+  relist_locked(block);
+}
+
+SpanBlock* Spans::make_unused_locked(const Place& place, Buddy::Contents contents) {
+  SpanBlock& block = *place.block;
+  block.starts.clear(place.first);
+  block.used.clear(place.first, place.count);
+  set_dirty_locked(block, place, contents);
+  if (block.used.next_set(0) < PageBits::kCount) {
+    relist_locked(block);
+    return nullptr;
+  }
+  unlist_locked(block);
+  map_.set_kinds(block.first, kBlockGranules, GranuleKind::retired);
+  --counts_.blocks;
+  dirty_.fetch_sub(block.dirty.population(), std::memory_order_relaxed);
+  return &block;
+}
+
+bool Spans::find_locked(unsigned pages, Place* place) {
+  const unsigned list = listed_.next_set(pages - 1);
+  if (list == PageBits::kCount) return false;
+  place->block = lists_[list];
+  place->first = place->block->shortest_gap_of(pages);
+  make_busy_locked(*place);
+  return true;
+}
+
+// --- the program's side -----------------------------------------------------------------------------------------------
+
+void* Spans::allocate(std::size_t size, RunContents contents) {
+  Place place{.count = static_cast<unsigned>(pages_up(size).value)};
+  POLDER_DCHECK(size != 0 && size <= kLargest, "not a size of spans", size);
+  bool found;
+  {
+    const os::MutexLock lock(mutex_);
+    found = find_locked(place.count, &place);
+  }
+  if (found) {
+    runs_.note_tides();
+  } else if (!create_block(&place)) {
+    return nullptr;
+  }
+  const Run run = run_of(place);
+  if (!backing_.provide(run)) {
+    SpanBlock* empty;
+    {
+      const os::MutexLock lock(mutex_);
+      empty = make_unused_locked(place, Buddy::Contents::dirty);
+    }
+    release_block(empty);
+    return nullptr;
+  }
+  {
+    const os::MutexLock lock(mutex_);
+    place.block->live.set(place.first);
+    ++counts_.spans;
+    counts_.pages += run.pages;
+  }
+  void* const memory = map_.arena().address(run.first);
+  if (contents == RunContents::zero && !backing_.reads_as_zero(run)) std::memset(memory, 0, size);
+  return memory;
+}
+
+Spans::Place Spans::require_live_locked(const char* operation, const void* pointer) const {
+  // Again, with the lock: the block may have gone with its last span.
+  if (map_.kind(pointer) != GranuleKind::span_block) report_double_free(pointer);
+  SpanBlock& block = block_of_pointer(pointer);
+  const auto offset =
+      static_cast<std::size_t>(static_cast<const char*>(pointer) - map_.arena().address(first_page(block.first)));
+  const auto page = static_cast<unsigned>(offset / kPageSize);
+  if (offset % kPageSize == 0 && block.live.test(page)) return {&block, page, block.length(page)};
+  if (offset % kPageSize == 0 && !block.used.test(page)) report_double_free(pointer);
+  report_interior_pointer(operation, pointer);
+}
+
+std::size_t Spans::usable_size(const char* operation, const void* pointer) const {
+  const os::MutexLock lock(mutex_);
+  return bytes(PageCount{require_live_locked(operation, pointer).count});
+}
+
+void Spans::free(void* pointer) {
+  Place place;
+  {
+    const os::MutexLock lock(mutex_);
+    place = require_live_locked("free", pointer);
+    place.block->live.clear(place.first);
+    --counts_.spans;
+    counts_.pages -= PageCount{place.count};
+  }
+  backing_.discard(run_of(place));
+  SpanBlock* empty;
+  {
+    const os::MutexLock lock(mutex_);
+    empty = make_unused_locked(place, Buddy::Contents::dirty);
+  }
+  release_block(empty);
+  runs_.settle();
+}
+
+bool Spans::resize(void* pointer, std::size_t size) {
+  if (size > kLargest) return false;
+  const auto wanted = static_cast<unsigned>(pages_up(size).value);
+  Place change;  // what is added, or given up
+  bool grows;
+  {
+    const os::MutexLock lock(mutex_);
+    const Place span = require_live_locked("realloc", pointer);
+    SpanBlock& block = *span.block;
+    grows = wanted > span.count;
+    if (grows) {
+      change = {&block, span.first + span.count, wanted - span.count};
+      const unsigned end = change.first + change.count;
+      if (end > PageBits::kCount || block.used.next_set(change.first) < end) return false;
+      make_busy_locked(change);
+    } else {
+      change = {&block, span.first + wanted, span.count - wanted};
+      if (change.count < std::max(span.count / kShrinkPart, 1U)) return true;
+      block.starts.set(change.first);
+      counts_.pages -= PageCount{change.count};
+    }
+  }
+  const bool added = grows && backing_.provide(run_of(change));
+  if (!grows) backing_.discard(run_of(change));
+  {
+    const os::MutexLock lock(mutex_);
+    if (added) {
+      change.block->starts.clear(change.first);
+      counts_.pages += PageCount{change.count};
+    } else {
+      // Never the last of the block: the span itself is in it.
+      static_cast<void>(make_unused_locked(change, Buddy::Contents::dirty));
+    }
+  }
+  if (!grows) runs_.settle();
+  return added || !grows;
+}
+
+// --- free pages -------------------------------------------------------------------------------------------------------
+
+PageCount Spans::purge_dirty(PageCount most) {
+  if (dirty().value == 0) return {0};
+  std::array<Place, kPurgeBatch> batch;
+  unsigned number = 0;
+  PageCount purged;
+  {
+    // Of the block with the longest gap: it may be the next to become empty.
+    const os::MutexLock lock(mutex_);
+    SpanBlock* block = nullptr;
+    for (unsigned list = PageBits::kCount; list-- > 0 && block == nullptr;) {
+      if (!listed_.test(list)) continue;
+      for (block = lists_[list]; block != nullptr && block->dirty.next_set(0) == PageBits::kCount;) block = block->next;
+    }
+    if (block == nullptr) return {0};
+    for (unsigned page = block->dirty.next_set(0); page < PageBits::kCount && number < kPurgeBatch && purged < most;) {
+      const auto left = static_cast<unsigned>(std::min<std::uint64_t>((most - purged).value, PageBits::kCount));
+      const Place place{block, page, std::min(block->dirty.next_clear(page) - page, left)};
+      batch[number++] = place;
+      purged += PageCount{place.count};
+      page = block->dirty.next_set(page + place.count);
+    }
+    for (unsigned i = 0; i < number; ++i) make_busy_locked(batch[i]);
+  }
+  for (unsigned i = 0; i < number; ++i) backing_.purge(run_of(batch[i]));
+  SpanBlock* empty = nullptr;
+  {
+    const os::MutexLock lock(mutex_);
+    for (unsigned i = 0; i < number; ++i) empty = make_unused_locked(batch[i], Buddy::Contents::clean);
+  }
+  release_block(empty);
+  return purged;
+}
+
+// --- statistics and verification --------------------------------------------------------------------------------------
+
+Spans::Statistics Spans::statistics() const {
+  const os::MutexLock lock(mutex_);
+  return counts_;
+}
+
+void Spans::verify_locked(const SpanBlock& block, Statistics& found, PageCount& dirty_pages) const {
+  POLDER_CHECK(block.used.contains(block.starts) && block.starts.contains(block.live), "span starts out of place",
+               &block, block.first.value);
+  POLDER_CHECK(!block.dirty.intersects(block.used), "page is dirty and used", &block, block.first.value);
+  POLDER_CHECK(block.longest == block.longest_gap() && block.list == block.longest, "block is on the wrong list",
+               &block, block.longest, block.list);
+  POLDER_CHECK(block.list == 0 || block.previous != nullptr || lists_[block.list - 1U] == &block,
+               "list of blocks is torn", &block, block.list);
+  POLDER_CHECK(block.list == 0 || block.next == nullptr || block.next->previous == &block, "list of blocks is torn",
+               &block, block.list);
+  ++found.blocks;
+  dirty_pages += PageCount{block.dirty.population()};
+  for (unsigned page = block.live.next_set(0); page < PageBits::kCount; page = block.live.next_set(page + 1)) {
+    ++found.spans;
+    found.pages += PageCount{block.length(page)};
+  }
+}
+
+void Spans::verify_sums_locked(const Statistics& found, PageCount dirty_pages) const {
+  POLDER_CHECK(found.blocks == counts_.blocks, "count of span blocks is wrong", found.blocks, counts_.blocks);
+  POLDER_CHECK(found.spans == counts_.spans && found.pages == counts_.pages, "count of spans is wrong", found.spans,
+               counts_.spans, found.pages.value, counts_.pages.value);
+  POLDER_CHECK(dirty_pages == dirty(), "count of dirty pages of blocks is wrong", dirty_pages.value, dirty().value);
+}
+
+}  // namespace polder

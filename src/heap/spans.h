@@ -1,0 +1,121 @@
+// Spans: allocations of more than 16 KiB up to 512 KiB, cut page by page out of shared pageblocks. Larger ones are runs of
+// their own (large.h): what those waste at their end, up to 15 pages, would be too much of these.
+//
+//   choice      the block whose longest gap is the shortest that is long enough, in it the shortest such gap: full blocks
+//               fill up, the others have a chance to become empty, and then they go back to the buddy
+//   header      in the metadata pool; for every page of the block:
+//               used    part of a span, or about to be one or none any more
+//               starts  a span, or a stretch that is busy, begins here; it ends before the next start or unused page
+//               live    the program holds a pointer to it
+//               dirty   unused, but may be resident
+//   invariants  live ⊆ starts ⊆ used; dirty ∩ used = ∅; a block is on list `longest gap`, on none when it has no gap;
+//               a block without used pages exists only between two calls of one thread
+//   lock        LockRank::large, never held while the backing is called: pages that are about to change hands are busy
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/units.h"
+#include "heap/granule_map.h"
+#include "heap/page_bits.h"
+#include "heap/run_source.h"
+#include "os/mutex.h"
+#include "vm/backing.h"
+#include "vm/free_pages.h"
+#include "vm/metadata.h"
+
+namespace polder {
+
+struct SpanBlock;
+
+class Spans final : public FreePages {
+ public:
+  static constexpr std::size_t kLargest = std::size_t{512} << 10;
+  static constexpr std::size_t kAlignment = kPageSize;
+
+  Spans(GranuleMap& map, RunSource& runs, MetadataPool& pool, Backing& backing)
+      : map_(map), runs_(runs), pool_(pool), backing_(backing) {}
+
+  // Precondition: 0 < size <= kLargest. Null without memory. May wait for reclaim.
+  void* allocate(std::size_t size, RunContents contents) POLDER_EXCLUDES(mutex_);
+
+  // For pointers into granules of the kind span_block. The first two end the program with a report, as `operation`,
+  // unless the pointer is the start of a span in use.
+  void free(void* pointer) POLDER_EXCLUDES(mutex_);
+  std::size_t usable_size(const char* operation, const void* pointer) const POLDER_EXCLUDES(mutex_);
+  // Makes the span `size` bytes long where it is; false when it has to move (nothing changed then).
+  bool resize(void* pointer, std::size_t size) POLDER_EXCLUDES(mutex_);
+
+  PageCount dirty() const override { return {dirty_.load(std::memory_order_relaxed)}; }
+  PageCount purge_dirty(PageCount most) override POLDER_EXCLUDES(mutex_);
+
+  struct Statistics {
+    std::uint64_t spans = 0;
+    PageCount pages;
+    std::uint64_t blocks = 0;
+  };
+  Statistics statistics() const POLDER_EXCLUDES(mutex_);
+
+  // Checks one block, and what all blocks together must give.
+  void verify_locked(const SpanBlock& block, Statistics& found, PageCount& dirty_pages) const POLDER_REQUIRES(mutex_);
+  void verify_sums_locked(const Statistics& found, PageCount dirty_pages) const POLDER_REQUIRES(mutex_);
+
+  os::Mutex& fork_mutex() const POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
+
+ private:
+  struct Place {
+    SpanBlock* block = nullptr;
+    unsigned first = 0;
+    unsigned count = 0;
+  };
+
+  Run run_of(const Place& place) const;
+  SpanBlock& block_of_pointer(const void* pointer) const;
+  Place require_live_locked(const char* operation, const void* pointer) const POLDER_REQUIRES(mutex_);
+  bool find_locked(unsigned pages, Place* place) POLDER_REQUIRES(mutex_);
+  bool create_block(Place* place) POLDER_EXCLUDES(mutex_);
+  void make_busy_locked(const Place& place) POLDER_REQUIRES(mutex_);
+  // Makes busy pages unused; the block when it is empty now, off the lists: to be released without the lock.
+  SpanBlock* make_unused_locked(const Place& place, Buddy::Contents contents) POLDER_REQUIRES(mutex_);
+  void relist_locked(SpanBlock& block) POLDER_REQUIRES(mutex_);
+  void unlist_locked(SpanBlock& block) POLDER_REQUIRES(mutex_);
+  void release_block(SpanBlock* block) POLDER_EXCLUDES(mutex_);
+  void set_dirty_locked(SpanBlock& block, const Place& place, Buddy::Contents contents) POLDER_REQUIRES(mutex_);
+
+  GranuleMap& map_;
+  RunSource& runs_;
+  MetadataPool& pool_;
+  Backing& backing_;
+  mutable os::Mutex mutex_{LockRank::large};
+  // By longest gap in pages, less one; and which of them have any.
+  SpanBlock* lists_[PageBits::kCount] POLDER_GUARDED_BY(mutex_) = {};
+  PageBits listed_ POLDER_GUARDED_BY(mutex_);
+  Statistics counts_ POLDER_GUARDED_BY(mutex_);
+  std::atomic<std::uint64_t> dirty_{0};  // pages; atomic: written under the mutex, read without
+};
+
+// The header of a block; guarded by Spans::mutex_.
+struct SpanBlock {
+  SpanBlock* next;
+  SpanBlock* previous;
+  GranuleId first;        // immutable
+  std::uint16_t longest;  // pages of the longest gap
+  std::uint16_t list;     // the longest gap it is listed under, 0 when on none
+  PageBits used;
+  PageBits starts;
+  PageBits live;
+  PageBits dirty;
+
+  // Pages of the stretch that starts there.
+  unsigned length(unsigned start) const {
+    const unsigned next_start = starts.next_set(start + 1);
+    const unsigned next_gap = used.next_clear(start + 1);
+    return (next_start < next_gap ? next_start : next_gap) - start;
+  }
+  unsigned longest_gap() const;
+  unsigned shortest_gap_of(unsigned pages) const;
+};
+
+}  // namespace polder

@@ -1,0 +1,80 @@
+#include "pager/relocator.h"
+
+#include <algorithm>
+#include <cerrno>
+
+#include "base/check.h"
+#include "os/thread.h"
+
+namespace polder {
+namespace {
+
+PageCount to_block_end(PageId page) { return first_page(block_of(page) + BlockCount{1}) - page; }
+
+bool is_for_good(Errno error) {
+  return error == Errno(EOPNOTSUPP) || error == Errno(ENOSYS) || error == Errno(EPERM) || error == Errno(EACCES);
+}
+
+// A page in whose place there is one already: either it moved, and the kernel reports it as its own obstacle, or it did
+// not. Only who knows which may go on.
+void require_present(os::Userfaultfd& mover, const void* page) {
+  constexpr unsigned kTries = 256;  // the kernel may have no memory for the answer
+  os::Presence presence = mover.presence(page);
+  for (unsigned tries = 0; presence == os::Presence::unknown && tries < kTries; ++tries) {
+    os::yield_cpu();
+    presence = mover.presence(page);
+  }
+  POLDER_CHECK(presence == os::Presence::present, "page that was not moved is where it was", page);
+}
+
+}  // namespace
+
+PageCount Relocator::relocate(Run from, PageId to) {
+  if (refused_.load(std::memory_order_relaxed)) return {0};
+  os::Userfaultfd mover;
+  if (const Errno error = mover.open_for_moves(); !error.ok()) {
+    if (is_for_good(error)) refused_.store(true, std::memory_order_relaxed);
+    return {0};
+  }
+  PageCount done;
+  while (done < from.pages) {
+    const PageId source = from.first + done;
+    const PageId target = to + done;
+    const PageCount length = std::min({from.pages - done, to_block_end(source), to_block_end(target)});
+    const PageCount moved = relocate_piece(mover, {source, length}, target);
+    done += moved;
+    if (moved < length) break;
+  }
+  return done;
+}
+
+// Of one block into one block.
+PageCount Relocator::relocate_piece(os::Userfaultfd& mover, Run from, PageId to) {
+  const os::MutexLock lock(parts_.blocks.mutex());
+  if (parts_.blocks.mode(block_of(from.first)) != BlockMode::native) return {0};
+  if (parts_.blocks.mode(block_of(to)) != BlockMode::native) return {0};
+
+  PageCount length;
+  while (length < from.pages && parts_.table.load(from.first + length).state() == PageState::resident &&
+         parts_.table.load(to + length).fresh()) {
+    ++length.value;
+  }
+  void* const target = parts_.arena.address(to);
+  if (length.value == 0 || !mover.register_missing(target, bytes(length)).ok()) return {0};
+  const os::Progress progress =
+      mover.move(target, parts_.arena.address(from.first), bytes(length), os::Userfaultfd::Wake::no);
+  // Fails only when the program closed the descriptor under our hands, which unregisters too.
+  static_cast<void>(mover.unregister(target, bytes(length)));
+
+  const PageCount moved = pages_down(progress.done);
+  if (progress.error == Errno(EEXIST)) require_present(mover, parts_.arena.address(from.first + moved));
+  for (PageCount page; page < moved; ++page.value) {
+    parts_.table.set_unshared(from.first + page, PageWord{});
+    parts_.table.set_unshared(to + page, PageWord::of(PageState::resident));
+  }
+  parts_.budget.uncharge(moved);  // both were charged
+  count(parts_.statistics->allocation.moved_pages, moved.value);
+  return moved;
+}
+
+}  // namespace polder

@@ -1,0 +1,174 @@
+#include "heap/spans.h"
+
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "unit/heap/heap_fixture.h"
+
+namespace polder {
+namespace {
+
+TEST(PageBits, RangesAndSearchesAgreeWithASet) {
+  std::mt19937 random(1);
+  PageBits bits;
+  std::set<unsigned> model;
+  for (int step = 0; step < 2000; ++step) {
+    const auto first = static_cast<unsigned>(random() % PageBits::kCount);
+    const auto count = static_cast<unsigned>(random() % (PageBits::kCount - first + 1));
+    if (random() % 2 == 0) {
+      bits.set(first, count);
+      for (unsigned i = first; i < first + count; ++i) model.insert(i);
+    } else {
+      bits.clear(first, count);
+      for (unsigned i = first; i < first + count; ++i) model.erase(i);
+    }
+    ASSERT_EQ(bits.population(), model.size());
+    const auto from = static_cast<unsigned>(random() % (PageBits::kCount + 1));
+    const auto set = model.lower_bound(from);
+    ASSERT_EQ(bits.next_set(from), set == model.end() ? PageBits::kCount : *set);
+    unsigned clear = from;
+    while (clear < PageBits::kCount && model.count(clear) != 0) ++clear;
+    ASSERT_EQ(bits.next_clear(from), clear);
+    if (from < PageBits::kCount) {
+      ASSERT_EQ(bits.test(from), model.count(from) != 0);
+    }
+  }
+}
+
+class SpansTest : public testing::Test {
+ protected:
+  static constexpr std::size_t kSize = 20 * kPageSize;
+
+  char* allocate(std::size_t pages) {
+    return static_cast<char*>(heap_->allocate(ThreadCache::empty(), pages * kPageSize));
+  }
+  void free(void* span) { heap_->free(ThreadCache::empty(), span); }
+  void* resize(void* span, std::size_t pages) {
+    return heap_->reallocate(ThreadCache::empty(), span, pages * kPageSize);
+  }
+
+  HeapInstance heap_{256 << 20};
+};
+
+TEST_F(SpansTest, LieSideBySideAndGoBackAsAWhole) {
+  std::vector<char*> all;
+  for (std::size_t pages = 5; pages < 30; ++pages) all.push_back(allocate(pages));
+  std::size_t pages = 5;
+  for (std::size_t i = 0; i + 1 < all.size(); ++i, ++pages) EXPECT_EQ(all[i] + pages * kPageSize, all[i + 1]);
+  EXPECT_EQ(heap_.buddy().allocated().value, kGranulesPerBlock);
+  EXPECT_EQ(heap_.backing().provided(), (5U + 29U) * 25U / 2U);  // no more than was asked for
+  heap_->verify();
+  for (char* const span : all) free(span);
+  EXPECT_EQ(heap_.buddy().allocated().value, 0U);
+  heap_.expect_empty();
+}
+
+TEST_F(SpansTest, TakeTheShortestGapThatIsLongEnough) {
+  std::vector<char*> all;
+  for (int i = 0; i < 12; ++i) all.push_back(allocate(20));
+  free(all[1]);
+  free(all[2]);
+  free(all[5]);
+  free(all[8]);
+  free(all[9]);
+  free(all[10]);
+  EXPECT_EQ(allocate(15), all[5]);
+  EXPECT_EQ(allocate(30), all[1]);
+  EXPECT_EQ(allocate(10), all[1] + 30 * kPageSize);
+  EXPECT_EQ(allocate(45), all[8]);
+  heap_->verify();
+}
+
+TEST_F(SpansTest, FullBlocksFillUpFirst) {
+  // A block with a gap of 40 pages and one with nearly nothing in it.
+  char* const gap = allocate(40);
+  std::vector<char*> all;
+  for (int i = 0; i < 4; ++i) all.push_back(allocate(118));
+  char* const other = allocate(100);
+  EXPECT_EQ(heap_.buddy().allocated().value, 2 * kGranulesPerBlock);
+  free(gap);
+  EXPECT_EQ(allocate(30), gap);
+  free(other);
+  EXPECT_EQ(heap_.buddy().allocated().value, kGranulesPerBlock);
+}
+
+TEST_F(SpansTest, GrowWhereTheyAreWhileThatIsFree) {
+  char* const span = allocate(20);
+  fill(span, kSize, 1);
+  EXPECT_EQ(resize(span, 100), span);
+  EXPECT_EQ(heap_->usable_size(span), 100 * kPageSize);
+  char* const wall = allocate(10);
+  EXPECT_EQ(wall, span + 100 * kPageSize);
+  EXPECT_EQ(resize(span, 99), span);  // too little to give up
+  EXPECT_EQ(heap_->usable_size(span), 100 * kPageSize);
+  EXPECT_EQ(resize(span, 50), span);
+  EXPECT_EQ(heap_->usable_size(span), 50 * kPageSize);
+  EXPECT_EQ(allocate(50), span + 50 * kPageSize);
+  heap_->verify();
+  void* const moved = resize(span, 60);
+  EXPECT_NE(moved, span);
+  EXPECT_TRUE(is_filled(moved, kSize, 1));
+  void* const large = resize(moved, 300);
+  EXPECT_TRUE(is_filled(large, kSize, 1));
+  heap_->verify();
+}
+
+TEST_F(SpansTest, AreZeroedWhenAskedFor) {
+  char* const dirty = allocate(20);
+  std::memset(dirty, 1, kSize);
+  free(dirty);
+  auto* const clean = static_cast<char*>(heap_->allocate_zeroed(ThreadCache::empty(), kSize + kPageSize));
+  EXPECT_EQ(clean, dirty);
+  for (std::size_t i = 0; i < kSize + kPageSize; ++i) ASSERT_EQ(clean[i], 0) << i;
+}
+
+TEST_F(SpansTest, WithoutMemoryNothingChanges) {
+  char* const span = allocate(20);
+  fill(span, kSize, 1);
+  heap_.backing().set_capacity(25);
+  EXPECT_EQ(allocate(6), nullptr);
+  EXPECT_EQ(resize(span, 26), nullptr);
+  EXPECT_EQ(heap_->usable_size(span), kSize);
+  EXPECT_TRUE(is_filled(span, kSize, 1));
+  heap_->verify();
+  EXPECT_EQ(resize(span, 25), span);
+  free(span);
+  heap_.expect_empty();
+}
+
+TEST_F(SpansTest, TheirFreePagesArePurged) {
+  char* const first = allocate(100);
+  char* const second = allocate(100);
+  char* const third = allocate(100);
+  free(first);
+  free(third);
+  EXPECT_EQ(heap_.backing().dirty(), 200U);
+  heap_->verify();
+  EXPECT_EQ(heap_->trim().value, 13U);  // 200 pages
+  EXPECT_EQ(heap_.backing().dirty(), 0U);
+  heap_->verify();
+  EXPECT_EQ(allocate(100), first);
+  free(first);
+  free(second);
+  heap_.expect_empty();
+}
+
+TEST_F(SpansTest, MisuseIsReported) {
+  char* const first = allocate(20);
+  char* const second = allocate(20);
+  EXPECT_DEATH(free(first + kPageSize), "free of 0x.* not the start of an allocation");
+  EXPECT_DEATH(free(first + 1), "free of 0x.* not the start of an allocation");
+  EXPECT_DEATH((void)resize(first + kPageSize, 1), "realloc of 0x.* not the start");
+  EXPECT_DEATH((void)heap_->usable_size(first + 16), "malloc_usable_size of 0x.* not the start");
+  free(first);
+  EXPECT_DEATH(free(first), "double free");
+  free(second);
+  EXPECT_DEATH(free(second), "double free");
+}
+
+}  // namespace
+}  // namespace polder

@@ -1,0 +1,149 @@
+// Large runs that grow at another address: by moving their pages where that works, else by copying, and never otherwise
+// than with every byte.
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
+#include <cstring>
+
+#include "unit/manager/manager_fixture.h"
+#include "unit/os/child.h"
+
+namespace polder {
+namespace {
+
+class RelocationTest : public ManagerFixture {
+ protected:
+  static constexpr std::size_t kSize = 3 * kMiB + 5 * kPageSize;  // its end is no block's
+
+  void SetUp() override {
+    ManagerFixture::SetUp();
+    if (IsSkipped()) return;
+    start(256 * kMiB);
+    run_ = allocate(kSize);
+    wall_ = allocate(kSize);  // in the way of growth
+    fill();
+  }
+  void TearDown() override {
+    if (manager_ != nullptr) {
+      heap().free(cache_, run_);
+      heap().free(cache_, wall_);
+      heap().verify();
+    }
+    ManagerFixture::TearDown();
+  }
+
+  Heap& heap() { return manager_->heap(); }
+  unsigned char* allocate(std::size_t size) { return static_cast<unsigned char*>(heap().allocate(cache_, size)); }
+  static unsigned char byte_at(std::size_t at) { return static_cast<unsigned char>(at * 31 + (at >> 12)); }
+  void fill() {
+    for (std::size_t at = 0; at < kSize; ++at) run_[at] = byte_at(at);
+  }
+  bool is_filled() const {
+    for (std::size_t at = 0; at < kSize; ++at) {
+      if (run_[at] != byte_at(at)) return false;
+    }
+    return true;
+  }
+  // Whether it moved, with all that was in it.
+  void grow() {
+    unsigned char* const before = run_;
+    run_ = static_cast<unsigned char*>(heap().reallocate(cache_, run_, 4 * kSize));
+    ASSERT_NE(run_, nullptr);
+    EXPECT_NE(run_, before);
+    EXPECT_TRUE(is_filled());
+    std::memset(run_ + kSize, 1, 3 * kSize);  // nothing waits for a fault there
+    heap().verify();
+  }
+  std::uint64_t moved() const { return manager_->statistics().allocation.moved_pages.load(); }
+  std::uint64_t charged() const { return manager_->statistics().allocation.charged_bytes.load(); }
+
+  unsigned char* run_ = nullptr;
+  unsigned char* wall_ = nullptr;
+};
+
+TEST_P(RelocationTest, PagesMove) {
+  const std::uint64_t before = charged();
+  grow();
+  EXPECT_EQ(moved(), kSize / kPageSize);
+  EXPECT_LE(charged(), before + 3 * kSize + kMiB);  // the old pages are not charged any more
+}
+
+TEST_P(RelocationTest, PagesThatWereNeverTouchedMoveAsHoles) {
+  // The wall was not written to.
+  unsigned char* const fence = allocate(kSize);
+  wall_[0] = 7;
+  auto* const grown = static_cast<unsigned char*>(heap().reallocate(cache_, wall_, 2 * kSize));
+  ASSERT_NE(grown, nullptr);
+  EXPECT_NE(grown, wall_);
+  wall_ = grown;
+  EXPECT_EQ(wall_[0], 7);
+  for (std::size_t at = 1; at < 2 * kSize; ++at) ASSERT_EQ(wall_[at], 0);
+  heap().free(cache_, fence);
+}
+
+TEST_P(RelocationTest, LockedPagesAreCopied) {
+  ASSERT_EQ(mlock(run_ + kMiB, kPageSize), 0);
+  unsigned char* const locked = run_ + kMiB;
+  grow();
+  EXPECT_LT(moved(), kSize / kPageSize);
+  munlock(locked, kPageSize);
+}
+
+TEST_P(RelocationTest, PagesSharedWithAChildAreCopied) {
+  int pipe_ends[2];
+  ASSERT_EQ(pipe(pipe_ends), 0);
+  manager_->fork_prepare();
+  const pid_t child = fork();
+  if (child == 0) {
+    // Sees its own copy when the parent has gone on.
+    close(pipe_ends[1]);
+    char ignored;
+    [[maybe_unused]] const ssize_t end = read(pipe_ends[0], &ignored, 1);
+    _exit(is_filled() ? 0 : 1);
+  }
+  manager_->fork_parent();
+  grow();
+  EXPECT_EQ(moved(), 0U);
+  for (std::size_t at = 0; at < kSize; ++at) run_[at] = 0;
+  close(pipe_ends[1]);
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  close(pipe_ends[0]);
+  fill();
+}
+
+TEST_P(RelocationTest, WithoutADescriptorTheyAreCopied) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const rlimit none{0, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  grow();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(moved(), 0U);
+}
+
+TEST_P(RelocationTest, ManagedBlocksAreCopied) {
+  // Most of what there is must be evicted for these.
+  constexpr std::size_t kMuch = 60 * kMiB;
+  unsigned char* much[5];
+  for (unsigned char*& each : much) {
+    each = allocate(kMuch);
+    ASSERT_NE(each, nullptr);
+    for (std::size_t at = 0; at < kMuch; at += kPageSize) each[at] = static_cast<unsigned char>(at >> 12) | 1;
+  }
+  grow();
+  EXPECT_LT(moved(), kSize / kPageSize);
+  for (unsigned char* const each : much) {
+    for (std::size_t at = 0; at < kMuch; at += kPageSize) {
+      ASSERT_EQ(each[at], static_cast<unsigned char>(at >> 12) | 1);
+    }
+    heap().free(cache_, each);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Backends, RelocationTest, on_both_backends(), backend_name);
+
+}  // namespace
+}  // namespace polder
