@@ -2,7 +2,8 @@
 // of line. No function here touches errno; null means that there is no memory, or that the size cannot exist.
 //
 // Where a pointer comes from decides everything else: inside the arena it is the heap's, inside the unevictable pool it
-// is runtime/unevictable.h's, anything else was not handed out here and ends the program with a report.
+// is runtime/unevictable.h's, anything else was not handed out here: it goes back to the C library if it is a block of
+// its allocator (runtime/foreign.h), or ends the program with a report.
 #pragma once
 
 #include <cstddef>

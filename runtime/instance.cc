@@ -11,6 +11,7 @@
 #include "os/mutex.h"
 #include "os/thread.h"
 #include "runtime/environment.h"
+#include "runtime/foreign.h"
 #include "runtime/fork.h"
 #include "runtime/options.h"
 #include "runtime/thread_state.h"
@@ -69,6 +70,7 @@ StatisticsSegment* map_statistics() {
 
 void build() {
   os::install_message_sink();
+  note_program_break();
   read_options();
   const ManagerOptions manager_options{
       .memory_limit_bytes = options.memory,

@@ -11,6 +11,7 @@ PROGRAMS = [
     ["streams_flush"],
     ["discard"],
     ["plugin_host", program("plugin.so")],
+    ["deepbind_host", program("deepbind_plugin.so")],
     ["fork_allocations"],
     ["limit_change"],
     ["make_process"],

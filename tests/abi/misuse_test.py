@@ -24,6 +24,16 @@ EXPECTED = {
     "free_unaligned": INSIDE.format("free"),
     "realloc_inside": INSIDE.format("realloc"),
     "realloc_freed": NOT_IN_USE.format("realloc", "realloc"),
+    "free_fake_data": FOREIGN.format("free"),
+    "free_fake_arena_data": FOREIGN.format("free"),
+    "free_fake_stack": FOREIGN.format("free"),
+    "free_fake_arena_stack": FOREIGN.format("free"),
+    "free_fake_mapped_stack": FOREIGN.format("free"),
+    "free_fake_thread_stack": FOREIGN.format("free"),
+    "free_mapping": FOREIGN.format("free"),
+    "free_fake_in_mapping": FOREIGN.format("free"),
+    "free_fake_arena_in_mapping": FOREIGN.format("free"),
+    "free_break": FOREIGN.format("free"),
 }
 
 for configuration in CONFIGURATIONS:
