@@ -72,4 +72,9 @@ std::size_t usable_size(void* pointer) {
   return usable_size_unevictable("malloc_usable_size", pointer);
 }
 
+bool trim_heap() {
+  ThreadCache* const cache = own_cache();
+  return start_manager().heap().trim(cache).value != 0;
+}
+
 }  // namespace polder::runtime

@@ -57,6 +57,25 @@ void realloc_freed() {
   do_realloc(block, 100);
 }
 
+// C23's, which glibc 2.36 does not declare.
+extern "C" [[gnu::weak]] void free_sized(void*, std::size_t);
+extern "C" [[gnu::weak]] void free_aligned_sized(void*, std::size_t, std::size_t);
+void sized_too_large() { free_sized(std::malloc(100), 1000); }
+void sized_stack() {
+  char here[64];
+  free_sized(here, 64);
+}
+void sized_twice() {
+  void* const block = std::malloc(1 << 20);
+  free_sized(block, 1 << 20);
+  free_sized(block, 1 << 20);
+}
+void aligned_sized_too_large() { free_aligned_sized(std::aligned_alloc(64, 640), 64, 4096); }
+void aligned_sized_unaligned() {
+  void* const block = std::malloc(100);
+  free_aligned_sized(block, std::size_t{1} << 46, 100);
+}
+
 // What looks more or less like a block of glibc's allocator: a pointer behind a header of two words.
 struct Fake {
   std::size_t previous_size;
@@ -136,6 +155,11 @@ const struct {
     {"free_unaligned", free_unaligned},
     {"realloc_inside", realloc_inside},
     {"realloc_freed", realloc_freed},
+    {"sized_too_large", sized_too_large},
+    {"sized_stack", sized_stack},
+    {"sized_twice", sized_twice},
+    {"aligned_sized_too_large", aligned_sized_too_large},
+    {"aligned_sized_unaligned", aligned_sized_unaligned},
     {"free_fake_data", free_fake_data},
     {"free_fake_arena_data", free_fake_arena_data},
     {"free_fake_stack", free_fake_stack},
