@@ -1,6 +1,5 @@
 #include "runtime/foreign.h"
 
-#include <dlfcn.h>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -64,11 +63,6 @@ const T* at(std::uintptr_t address) {
   return readable ? reinterpret_cast<const T*>(address) : nullptr;
 }
 
-bool in_loaded_object(std::uintptr_t address) {
-  struct dl_find_object found;
-  return _dl_find_object(reinterpret_cast<void*>(address), &found) == 0;
-}
-
 bool is_mapped_block(std::uintptr_t start, const Chunk& chunk) {
   const std::uintptr_t mapping = start - chunk.previous_size;
   const std::size_t length = chunk.previous_size + chunk.size();
@@ -100,7 +94,7 @@ bool is_main_block(std::uintptr_t start, const Chunk& chunk) {
 
 bool is_c_library_block(const void* pointer) {
   const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-  if (address % kUnit != 0 || address < kPageSize || in_loaded_object(address)) return false;
+  if (address % kUnit != 0 || address < kPageSize || object_of(pointer) != nullptr) return false;
   const std::uintptr_t start = address - sizeof(Chunk);
   const Chunk* const chunk = at<Chunk>(start);
   if (chunk == nullptr || chunk->size() % kUnit != 0 || chunk->size() < kSmallestChunk) return false;
@@ -121,7 +115,7 @@ Function require(const char* operation, const void* pointer, const std::atomic<F
 
 template <typename Function>
 void find(std::atomic<Function>& function, const char* symbol) {
-  function.store(reinterpret_cast<Function>(find_in_library("libc.so.6", symbol)), std::memory_order_relaxed);
+  function.store(reinterpret_cast<Function>(find_in_c_library(symbol)), std::memory_order_relaxed);
 }
 
 }  // namespace

@@ -11,6 +11,8 @@
 //              library started. Where brk fails glibc maps the main arena elsewhere: such blocks are not recognised
 // Everything else ends the program with the report that names it, as do all in static programs.
 //
+// libpolder-dl.so, which replaces nobody's malloc, reports all of them (runtime/foreign_none.cc).
+//
 // Called outside every lock; nothing here is on a fast path.
 #pragma once
 

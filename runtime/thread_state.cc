@@ -9,7 +9,7 @@
 
 namespace polder::runtime {
 
-[[gnu::tls_model("initial-exec")]] constinit thread_local ThreadState thread_state{
+POLDER_THREAD_LOCAL constinit thread_local ThreadState thread_state{
     .cache = ThreadCache::empty(), .set_aside = nullptr, .phase = ThreadPhase::fresh, .unevictable = 0};
 
 namespace {
@@ -81,8 +81,8 @@ ThreadCache* own_cache() {
 }
 
 void prepare_thread_exit() {
-  ThreadState& state = thread_state;
-  if (state.phase == ThreadPhase::caching) register_exit(state.cache);
+  const ThreadState& state = thread_state;
+  if (exit_key_ready() && state.phase == ThreadPhase::caching) register_exit(state.cache);
 }
 
 void UnevictableScope::enter() {

@@ -45,6 +45,14 @@ void expect(bool condition, const char* what) {
   failed = true;
 }
 
+bool is_libcs(void* (*function)(std::size_t)) {
+  Dl_info its;
+  Dl_info libcs;
+  if (dladdr(reinterpret_cast<void*>(function), &its) == 0) return false;
+  if (dladdr(dlsym(RTLD_DEFAULT, "gnu_get_libc_version"), &libcs) == 0) return false;
+  return its.dli_fbase == libcs.dli_fbase;
+}
+
 void fill(void* block, std::size_t size, unsigned seed) {
   for (std::size_t index = 0; index < size; ++index) {
     static_cast<unsigned char*>(block)[index] = static_cast<unsigned char>(index * 7 + seed);
@@ -117,8 +125,8 @@ int main(int argc, char** argv) {
       .in_use = symbol<std::size_t()>("plugin_in_use"),
   };
   auto* const allocator = symbol<void* (*())(std::size_t)>("plugin_allocator");
-  const bool library_is_here = dlsym(RTLD_DEFAULT, "polder_version") != nullptr;
-  expect((allocator() == std::malloc) == !library_is_here, "the plug-in has libc's malloc");
+  expect(is_libcs(allocator()), "the plug-in has libc's malloc");
+  expect((allocator() == std::malloc) == is_libcs(std::malloc), "and the program only if it is libc's");
 
   // The first foreign pointers arrive from many threads at once, out of arenas of their own.
   std::vector<std::thread> threads;
