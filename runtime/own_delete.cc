@@ -4,10 +4,12 @@
 
 #include "base/check.h"
 
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wsized-deallocation"  // the unsized one has no callers
-#endif
+namespace {
 
-void operator delete(void* pointer, std::size_t) noexcept {
-  POLDER_CHECK(false, "the library's own objects are not deleted", pointer);
-}
+void refuse(void* pointer) { POLDER_CHECK(false, "the library's own objects are not deleted", pointer); }
+
+}  // namespace
+
+// g++ calls the sized one, clang++ the other.
+void operator delete(void* pointer) noexcept { refuse(pointer); }
+void operator delete(void* pointer, std::size_t) noexcept { refuse(pointer); }
