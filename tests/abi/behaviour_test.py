@@ -16,6 +16,7 @@ PROGRAMS = [
     ["limit_change"],
     ["make_process"],
     ["last_thread"],
+    ["signals"],
 ]
 
 for name, *arguments in PROGRAMS:
