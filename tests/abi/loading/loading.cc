@@ -9,6 +9,10 @@
 
 namespace {
 
+// Through pointers that the compiler cannot see through: it may leave out what has no effect.
+void* (*volatile do_malloc)(std::size_t) = std::malloc;
+void (*volatile do_free)(void*) = std::free;
+
 char* kept = nullptr;
 bool foreign_freed = false;
 
@@ -34,11 +38,12 @@ extern "C" {
 
 int (*resolve_chosen())() {
   for (std::size_t size = 1; size < 100000; size = size * 3 + 1) {
-    void* const block = std::malloc(size);
+    void* const block = do_malloc(size);
     std::memset(block, 'r', size);
-    std::free(block);
+    do_free(block);
   }
-  kept = static_cast<char*>(std::malloc(100000));
+  for (int index = 0; index < 1000; ++index) do_free(do_malloc(64));
+  kept = static_cast<char*>(do_malloc(100000));
   std::memset(kept, 'r', 100000);
   return answer;
 }
