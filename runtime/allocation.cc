@@ -2,7 +2,7 @@
 
 #include <cstring>
 
-#include "base/fatal.h"
+#include "runtime/foreign.h"
 #include "runtime/unevictable.h"
 
 namespace polder::runtime {
@@ -35,7 +35,7 @@ void release_slow(void* pointer) {
   } else if (is_unevictable(pointer)) {
     free_unevictable(pointer);
   } else {
-    report_foreign_pointer("free", pointer);
+    free_foreign(pointer);
   }
 }
 
@@ -61,15 +61,20 @@ void* reallocate(void* pointer, std::size_t size) {
     if (serves_unevictable()) return reallocate_by_copy(pointer, heap.usable_size(pointer), size);
     return heap.reallocate(cache, pointer, size);
   }
-  if (!is_unevictable(pointer)) report_foreign_pointer("realloc", pointer);
+  if (!is_unevictable(pointer)) return reallocate_foreign(pointer, size);
   return reallocate_by_copy(pointer, usable_size_unevictable("realloc", pointer), size);
 }
 
 std::size_t usable_size(void* pointer) {
   if (pointer == nullptr) return 0;
   if (arena_pointers.contains(pointer)) return running_manager().heap().usable_size(pointer);
-  if (!is_unevictable(pointer)) report_foreign_pointer("malloc_usable_size", pointer);
+  if (!is_unevictable(pointer)) return usable_size_foreign(pointer);
   return usable_size_unevictable("malloc_usable_size", pointer);
+}
+
+bool trim_heap() {
+  ThreadCache* const cache = own_cache();
+  return start_manager().heap().trim(cache).value != 0;
 }
 
 }  // namespace polder::runtime

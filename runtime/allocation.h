@@ -1,8 +1,9 @@
-// Allocation for the two C-level interfaces, malloc.cc and operators.cc: fast paths to inline, and everything unusual out
+// Allocation for the C-level interfaces, c_interface.h and operators.cc: fast paths to inline, and everything unusual out
 // of line. No function here touches errno; null means that there is no memory, or that the size cannot exist.
 //
 // Where a pointer comes from decides everything else: inside the arena it is the heap's, inside the unevictable pool it
-// is runtime/unevictable.h's, anything else was not handed out here and ends the program with a report.
+// is runtime/unevictable.h's, anything else was not handed out here: it goes back to the C library if it is a block of
+// its allocator (runtime/foreign.h), or ends the program with a report.
 #pragma once
 
 #include <cstddef>
@@ -52,5 +53,8 @@ void* allocate_zeroed(std::size_t size);
 void* reallocate(void* pointer, std::size_t size);
 // 0 for null.
 std::size_t usable_size(void* pointer);
+
+// Gives back what is idle, the thread's own cache too; whether that was anything.
+bool trim_heap();
 
 }  // namespace polder::runtime

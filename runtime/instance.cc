@@ -11,9 +11,11 @@
 #include "os/mutex.h"
 #include "os/thread.h"
 #include "runtime/environment.h"
+#include "runtime/foreign.h"
 #include "runtime/fork.h"
 #include "runtime/options.h"
 #include "runtime/thread_state.h"
+#include "runtime/variant.h"
 
 namespace polder::runtime {
 
@@ -39,8 +41,10 @@ void read_options() {
   }
 }
 
-// The supervisor's segment where it was made for this very process; null where there is none.
+// The supervisor's segment where it was made for this very process; null where there is none. It is for the heap that
+// malloc takes from.
 StatisticsSegment* map_statistics() {
+  if (!kReplacesMalloc) return nullptr;
   if (options.stats_segment.empty() || options.stats_owner != os::process_id()) return nullptr;
   const Result<int> file = os::open_existing(options.stats_segment.text);
   Errno error = file.error;
@@ -69,6 +73,7 @@ StatisticsSegment* map_statistics() {
 
 void build() {
   os::install_message_sink();
+  note_program_break();
   read_options();
   const ManagerOptions manager_options{
       .memory_limit_bytes = options.memory,

@@ -1,39 +1,38 @@
 #include "runtime/new_failure.h"
 
-#include <dlfcn.h>
-
 #include "base/fatal.h"
-#include "base/message.h"
+#include "runtime/dynamic_linker.h"
 
 namespace polder::runtime {
 namespace {
 
-extern "C" NewHandler weak_get_new_handler() __asm__("_ZSt15get_new_handlerv") __attribute__((weak));
-extern "C" void weak_throw_bad_alloc() __asm__("_ZSt17__throw_bad_allocv") __attribute__((weak));
+#if defined(POLDER_STATIC)
+#define POLDER_OF_RUNTIME  // only C++ programs pull this in, and these in turn from their runtime library
+#else
+#define POLDER_OF_RUNTIME __attribute__((weak))
+#endif
 
-// From libstdc++ if it is loaded at all, as it is without being visible to us in a program that loads C++ plug-ins.
-void* find_in_runtime(const char* symbol) {
-  void* const library = dlopen("libstdc++.so.6", RTLD_NOLOAD | RTLD_LAZY);
-  if (library == nullptr) return nullptr;
-  void* const address = dlsym(library, symbol);
-  dlclose(library);  // undoes dlopen's reference only; whoever called operator new holds another
-  return address;
-}
+extern "C" NewHandler linked_get_new_handler() __asm__("_ZSt15get_new_handlerv") POLDER_OF_RUNTIME;
+extern "C" void linked_throw_bad_alloc() __asm__("_ZSt17__throw_bad_allocv") POLDER_OF_RUNTIME;
 
 template <typename Function>
-Function* found(Function* weak, const char* symbol) {
-  return weak != nullptr ? weak : reinterpret_cast<Function*>(find_in_runtime(symbol));
+Function* found(Function* linked, [[maybe_unused]] const char* symbol) {
+#if !defined(POLDER_STATIC)
+  // Loaded, but not visible to us, as in a program that loads C++ plug-ins.
+  if (linked == nullptr) return reinterpret_cast<Function*>(find_in_library("libstdc++.so.6", symbol));
+#endif
+  return linked;
 }
 
 }  // namespace
 
 NewHandler current_new_handler() {
-  auto* const get = found(weak_get_new_handler, "_ZSt15get_new_handlerv");
+  auto* const get = found(linked_get_new_handler, "_ZSt15get_new_handlerv");
   return get != nullptr ? get() : nullptr;
 }
 
 void throw_bad_alloc() {
-  auto* const throw_it = found(weak_throw_bad_alloc, "_ZSt17__throw_bad_allocv");
+  auto* const throw_it = found(linked_throw_bad_alloc, "_ZSt17__throw_bad_allocv");
   if (throw_it != nullptr) throw_it();
   report_new_without_runtime();
 }

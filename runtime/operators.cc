@@ -51,7 +51,9 @@ inline void* allocate_new(std::size_t size, std::align_val_t alignment) {
 
 using namespace polder::runtime;
 
-POLDER_EXPORT void* operator new(std::size_t size) { return allocate_new(size); }
-POLDER_EXPORT void* operator new(std::size_t size, std::align_val_t alignment) { return allocate_new(size, alignment); }
-POLDER_EXPORT void operator delete(void* pointer) noexcept { release(pointer); }
-POLDER_EXPORT void operator delete(void* pointer, std::align_val_t) noexcept { release(pointer); }
+POLDER_REPLACEABLE void* operator new(std::size_t size) { return allocate_new(size); }
+POLDER_REPLACEABLE void* operator new(std::size_t size, std::align_val_t alignment) {
+  return allocate_new(size, alignment);
+}
+POLDER_REPLACEABLE void operator delete(void* pointer) noexcept { release(pointer); }
+POLDER_REPLACEABLE void operator delete(void* pointer, std::align_val_t) noexcept { release(pointer); }

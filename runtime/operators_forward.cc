@@ -11,20 +11,20 @@
 #pragma GCC diagnostic ignored "-Wsized-deallocation"  // the other half of each pair is in another file
 #endif
 
-POLDER_EXPORT void* operator new[](std::size_t size) { return ::operator new(size); }
-POLDER_EXPORT void* operator new[](std::size_t size, std::align_val_t alignment) {
+POLDER_REPLACEABLE void* operator new[](std::size_t size) { return ::operator new(size); }
+POLDER_REPLACEABLE void* operator new[](std::size_t size, std::align_val_t alignment) {
   return ::operator new(size, alignment);
 }
 
-POLDER_EXPORT void operator delete[](void* pointer) noexcept { ::operator delete(pointer); }
-POLDER_EXPORT void operator delete(void* pointer, std::size_t) noexcept { ::operator delete(pointer); }
-POLDER_EXPORT void operator delete(void* pointer, const std::nothrow_t&) noexcept { ::operator delete(pointer); }
-POLDER_EXPORT void operator delete[](void* pointer, std::align_val_t alignment) noexcept {
+POLDER_REPLACEABLE void operator delete[](void* pointer) noexcept { ::operator delete(pointer); }
+POLDER_REPLACEABLE void operator delete(void* pointer, std::size_t) noexcept { ::operator delete(pointer); }
+POLDER_REPLACEABLE void operator delete(void* pointer, const std::nothrow_t&) noexcept { ::operator delete(pointer); }
+POLDER_REPLACEABLE void operator delete[](void* pointer, std::align_val_t alignment) noexcept {
   ::operator delete(pointer, alignment);
 }
-POLDER_EXPORT void operator delete(void* pointer, std::size_t, std::align_val_t alignment) noexcept {
+POLDER_REPLACEABLE void operator delete(void* pointer, std::size_t, std::align_val_t alignment) noexcept {
   ::operator delete(pointer, alignment);
 }
-POLDER_EXPORT void operator delete(void* pointer, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+POLDER_REPLACEABLE void operator delete(void* pointer, std::align_val_t alignment, const std::nothrow_t&) noexcept {
   ::operator delete(pointer, alignment);
 }

@@ -8,11 +8,13 @@
 #pragma GCC diagnostic ignored "-Wsized-deallocation"  // the other half of each pair is in another file
 #endif
 
-POLDER_EXPORT void operator delete[](void* pointer, std::size_t) noexcept { ::operator delete[](pointer); }
-POLDER_EXPORT void operator delete[](void* pointer, const std::nothrow_t&) noexcept { ::operator delete[](pointer); }
-POLDER_EXPORT void operator delete[](void* pointer, std::size_t, std::align_val_t alignment) noexcept {
+POLDER_REPLACEABLE void operator delete[](void* pointer, std::size_t) noexcept { ::operator delete[](pointer); }
+POLDER_REPLACEABLE void operator delete[](void* pointer, const std::nothrow_t&) noexcept {
+  ::operator delete[](pointer);
+}
+POLDER_REPLACEABLE void operator delete[](void* pointer, std::size_t, std::align_val_t alignment) noexcept {
   ::operator delete[](pointer, alignment);
 }
-POLDER_EXPORT void operator delete[](void* pointer, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+POLDER_REPLACEABLE void operator delete[](void* pointer, std::align_val_t alignment, const std::nothrow_t&) noexcept {
   ::operator delete[](pointer, alignment);
 }

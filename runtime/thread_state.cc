@@ -9,7 +9,7 @@
 
 namespace polder::runtime {
 
-[[gnu::tls_model("initial-exec")]] constinit thread_local ThreadState thread_state{
+POLDER_THREAD_LOCAL constinit thread_local ThreadState thread_state{
     .cache = ThreadCache::empty(), .set_aside = nullptr, .phase = ThreadPhase::fresh, .unevictable = 0};
 
 namespace {
@@ -45,12 +45,24 @@ bool exit_key_ready() {
 // The destructor runs only for threads whose value is set. Setting it may call calloc once, which finds the cache there.
 bool register_exit(ThreadCache* cache) { return exit_key_ready() && pthread_setspecific(exit_key, cache) == 0; }
 
+// The main thread's cache from when its TLS was about to be overwritten with its initial contents (runtime/early_tls.cc).
+// Used by that thread alone, before any other exists.
+constinit ThreadCache* early_cache = nullptr;
+constinit bool constructed = false;
+
+ThreadCache* create_or_find_cache(Heap& heap) {
+  if (constructed) return heap.create_cache();
+  if (early_cache == nullptr) early_cache = heap.create_cache();
+  return early_cache;
+}
+
 ThreadCache* create_cache() {
   ThreadState& state = thread_state;
   state.phase = ThreadPhase::creating;
   Manager& manager = start_manager();
   Heap& heap = manager.heap();
-  ThreadCache* const cache = heap.create_cache();
+  const bool main_thread = os::thread_id() == os::process_id();
+  ThreadCache* const cache = main_thread ? create_or_find_cache(heap) : heap.create_cache();
   if (cache == nullptr) {
     state.phase = ThreadPhase::fresh;  // tried again when there is memory
     return ThreadCache::empty();
@@ -58,7 +70,6 @@ ThreadCache* create_cache() {
   state.cache = cache;
   state.phase = ThreadPhase::caching;
   manager.thread_begins();
-  const bool main_thread = os::thread_id() == os::process_id();
   if (main_thread && exit_key_state.load(std::memory_order_acquire) != kKeyReady) return cache;
   if (!register_exit(cache)) {
     // Nobody would flush it: the thread does without.
@@ -79,8 +90,9 @@ ThreadCache* own_cache() {
 }
 
 void prepare_thread_exit() {
-  ThreadState& state = thread_state;
-  if (state.phase == ThreadPhase::caching) register_exit(state.cache);
+  const ThreadState& state = thread_state;
+  constructed = true;
+  if (exit_key_ready() && state.phase == ThreadPhase::caching) register_exit(state.cache);
 }
 
 void UnevictableScope::enter() {

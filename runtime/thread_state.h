@@ -1,4 +1,5 @@
-// What the library keeps per thread: three words of initial-exec TLS, so that no access ever allocates.
+// What the library keeps per thread: three words of TLS, with which no access ever allocates
+// (base/thread_local.h).
 //
 //   cache        the heap's cache of this thread, or ThreadCache::empty(): the only word that malloc and free look at.
 //                Their fast paths miss with the empty cache, so everything unusual is recognised in the slow paths
@@ -12,6 +13,7 @@
 
 #include <cstdint>
 
+#include "base/thread_local.h"
 #include "heap/thread_cache.h"
 
 namespace polder::runtime {
@@ -25,14 +27,14 @@ struct ThreadState {
   std::uint32_t unevictable;
 };
 
-[[gnu::tls_model("initial-exec")]] extern constinit thread_local ThreadState thread_state;
+POLDER_THREAD_LOCAL extern constinit thread_local ThreadState thread_state;
 
 // The thread's cache, made if this is its first need of one. ThreadCache::empty() where it has none: at thread exit, in
 // an UnevictableScope, and when there is no memory for one. Starts the library if need be. Preserves errno.
 ThreadCache* own_cache();
 
-// Makes thread exit work for threads whose cache is older than the C library's readiness: the main thread. Called once,
-// from the constructor.
+// From the constructor on the main thread's exit works like any other's: its cache may be older than the C library's
+// readiness for that.
 void prepare_thread_exit();
 
 // While one exists, everything that the thread allocates through the C interface is unevictable (runtime/unevictable.h):

@@ -1,11 +1,10 @@
 #include "runtime/unevictable.h"
 
-#include <dlfcn.h>
-#include <gnu/libc-version.h>
-#include <link.h>
+#include <pthread.h>
 #include <cstdint>
 
 #include "base/fatal.h"
+#include "runtime/dynamic_linker.h"
 #include "runtime/instance.h"
 
 namespace polder::runtime {
@@ -33,12 +32,6 @@ Header& require(const char* operation, const void* pointer) {
   if (header.tag == kFreed) report_double_free(pointer);
   if (header.tag != kInUse) report_foreign_pointer(operation, pointer);
   return header;
-}
-
-// The C library's link map, by an address that no program takes (which could give it another home in the executable).
-const struct link_map* map_of(const void* address) {
-  struct dl_find_object found;
-  return _dl_find_object(const_cast<void*>(address), &found) == 0 ? found.dlfo_link_map : nullptr;
 }
 
 }  // namespace
@@ -74,8 +67,14 @@ std::size_t usable_size_unevictable(const char* operation, const void* pointer) 
 }
 
 bool called_by_the_c_library(const void* caller) {
-  const struct link_map* const map = map_of(caller);
-  return map != nullptr && map == map_of(reinterpret_cast<const void*>(&gnu_get_libc_version));
+  const struct link_map* const object = object_of(caller);
+  if (object == nullptr || object != c_library_object()) return false;
+  const bool linked_statically = object->l_name == nullptr || object->l_name[0] == '\0';
+  if (!linked_statically) return true;
+  // Then everything is one object, and the function that makes these blocks is told by its place.
+  constexpr std::uintptr_t kFunctionSize = 1024;
+  const auto function = reinterpret_cast<std::uintptr_t>(&pthread_setspecific);
+  return reinterpret_cast<std::uintptr_t>(caller) - function < kFunctionSize;
 }
 
 }  // namespace polder::runtime

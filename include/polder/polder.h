@@ -1,6 +1,6 @@
 /*
- * polder.h: what a program may ask of the Polder heap that it runs on, whether it links libpolder.so or was started with
- * it preloaded. C99 and C++.
+ * polder.h: what a program may ask of the Polder heap that it runs on, whether it links libpolder.so or libpolder.a, was
+ * started with the library preloaded, or uses libpolder-dl.so beside another malloc. C99 and C++.
  *
  * Every function may be called from any thread at any time, except from signal handlers and between fork and exec in a
  * child of a process that used vfork. Sizes are bytes.
@@ -24,6 +24,32 @@ extern "C" {
 #else
 #define POLDER_NOEXCEPT
 #endif
+
+/*
+ * The malloc family by names of its own, of the same heap: what a program uses whose malloc is another allocator's, with
+ * libpolder-dl.so, which takes nothing over and may be opened at any time with dlopen. In the other libraries these are
+ * the same functions as malloc and its kin, and pointers of both kinds mix.
+ *
+ * Each behaves as the one whose name it bears: at least 16 bytes aligned; ENOMEM in errno where there is no memory; errno
+ * is otherwise untouched. polder_free_sized takes the size that was asked for, polder_free_aligned_sized also the
+ * alignment; sizes and alignments that the block cannot have end the program with a line on standard error, as do
+ * pointers that are none of this heap. polder_malloc_trim gives back what is idle, and returns 1 if that was anything.
+ *
+ * Functions registered with pthread_atfork before the library was loaded may not call these. Memory of libpolder-dl.so
+ * survives fork, but it does not see clone, _Fork and madvise: pages that are evicted at such a call read as zero in the
+ * child, or come back as they were.
+ */
+void* polder_malloc(size_t size) POLDER_NOEXCEPT;
+void* polder_calloc(size_t count, size_t size) POLDER_NOEXCEPT;
+void* polder_realloc(void* pointer, size_t size) POLDER_NOEXCEPT;
+void* polder_reallocarray(void* pointer, size_t count, size_t size) POLDER_NOEXCEPT;
+void* polder_aligned_alloc(size_t alignment, size_t size) POLDER_NOEXCEPT;
+int polder_posix_memalign(void** result, size_t alignment, size_t size) POLDER_NOEXCEPT;
+void polder_free(void* pointer) POLDER_NOEXCEPT;
+void polder_free_sized(void* pointer, size_t size) POLDER_NOEXCEPT;
+void polder_free_aligned_sized(void* pointer, size_t alignment, size_t size) POLDER_NOEXCEPT;
+size_t polder_malloc_usable_size(void* pointer) POLDER_NOEXCEPT;
+int polder_malloc_trim(void) POLDER_NOEXCEPT;
 
 /* Version of the library that runs, "major.minor.patch"; a string that lives as long as the process. */
 const char* polder_version(void) POLDER_NOEXCEPT;

@@ -21,6 +21,28 @@ void report_interior_pointer(const char* operation, const void* pointer) {
   die(Message().text(operation).text(" of ").pointer(pointer).text(", which is not the start of an allocation"));
 }
 
+void report_wrong_size(const char* operation, const void* pointer, std::size_t size, std::size_t usable) {
+  die(Message()
+          .text(operation)
+          .text(" of ")
+          .pointer(pointer)
+          .text(" with size ")
+          .number(size)
+          .text(", which has only ")
+          .number(usable)
+          .text(" bytes"));
+}
+
+void report_wrong_alignment(const char* operation, const void* pointer, std::size_t alignment) {
+  die(Message()
+          .text(operation)
+          .text(" of ")
+          .pointer(pointer)
+          .text(" with alignment ")
+          .number(alignment)
+          .text(", which it does not have"));
+}
+
 void report_arena_unavailable(std::size_t smallest_bytes, int error) {
   die(Message()
           .text("cannot reserve even ")

@@ -11,6 +11,8 @@ namespace polder {
 [[noreturn]] void report_double_free(const void* pointer);
 [[noreturn]] void report_foreign_pointer(const char* operation, const void* pointer);
 [[noreturn]] void report_interior_pointer(const char* operation, const void* pointer);
+[[noreturn]] void report_wrong_size(const char* operation, const void* pointer, std::size_t size, std::size_t usable);
+[[noreturn]] void report_wrong_alignment(const char* operation, const void* pointer, std::size_t alignment);
 
 // Surroundings that leave no correct way on.
 [[noreturn]] void report_arena_unavailable(std::size_t smallest_bytes, int error);

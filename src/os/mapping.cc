@@ -193,6 +193,17 @@ Errno populate_writable(void* address, std::size_t size) {
   return advise(address, size, MADV_POPULATE_WRITE);
 }
 
+bool is_readable(const void* address) {
+  // The kernel reads the set before it looks at what to do with it (kernel/signal.c).
+  constexpr int kNothingToDo = -1;
+  return system_call(SYS_rt_sigprocmask, kNothingToDo, address, nullptr, std::size_t{8}) == -EINVAL;
+}
+
+std::uintptr_t program_break() {
+  const long result = system_call(SYS_brk, nullptr);
+  return result > 0 ? static_cast<std::uintptr_t>(result) : 0;
+}
+
 int overcommit_mode() {
   const long fd = uninterrupted_call(SYS_openat, AT_FDCWD, "/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC, 0);
   if (fd < 0) return 0;

@@ -46,6 +46,12 @@ Errno set_fork_inheritance(void* address, std::size_t size, ForkInheritance inhe
 // not change. EINVAL where the program has made the range inaccessible, and from kernels before 5.14.
 Errno populate_writable(void* address, std::size_t size);
 
+// Whether the eight bytes at the address, a multiple of 8, can be read without a fault that ends the program.
+bool is_readable(const void* address);
+
+// Where the data segment ends that brk(2) moves; 0 when the kernel does not say.
+std::uintptr_t program_break();
+
 // "overcommit_memory" as the kernel reports it (0 heuristic, 1 always, 2 strict); 0 when unreadable.
 int overcommit_mode();
 // Soft RLIMIT_AS in bytes; SIZE_MAX when unlimited.

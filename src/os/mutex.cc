@@ -6,6 +6,7 @@
 #include <ctime>
 
 #include "base/check.h"
+#include "base/thread_local.h"
 #include "os/syscall.h"
 #include "os/thread.h"
 
@@ -27,7 +28,7 @@ struct HeldRanks {
   std::uint32_t mask;
   std::uint16_t count[static_cast<unsigned>(LockRank::count)];
 };
-[[gnu::tls_model("initial-exec")]] thread_local constinit HeldRanks held{};
+POLDER_THREAD_LOCAL thread_local constinit HeldRanks held{};
 
 enum class EqualRank : unsigned char { refused, allowed };
 

@@ -11,10 +11,12 @@ PROGRAMS = [
     ["streams_flush"],
     ["discard"],
     ["plugin_host", program("plugin.so")],
+    ["deepbind_host", program("deepbind_plugin.so")],
     ["fork_allocations"],
     ["limit_change"],
     ["make_process"],
     ["last_thread"],
+    ["signals"],
 ]
 
 for name, *arguments in PROGRAMS:

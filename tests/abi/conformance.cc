@@ -8,10 +8,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <initializer_list>
+#include <utility>
+#include <vector>
 
 extern "C" void* __libc_memalign(std::size_t, std::size_t);
 extern "C" void* __libc_malloc(std::size_t);
 extern "C" void __libc_free(void*);
+// C23, which not every glibc has.
+extern "C" [[gnu::weak]] void free_sized(void*, std::size_t);
+extern "C" [[gnu::weak]] void free_aligned_sized(void*, std::size_t, std::size_t);
 
 namespace {
 
@@ -88,6 +93,34 @@ void test_malloc() {
   std::printf("malloc(0) twice: %s\n", first != second ? "different" : "the same");
   do_free(first);
   do_free(second);
+}
+
+// Frees that give memory back to the kernel, or wait for it, keep errno like any other; so do the allocations before.
+void test_errno_of_much() {
+  constexpr std::size_t kLarge = 40;
+  constexpr std::size_t kSmall = 100000;
+  bool kept = true;
+  for (const auto& [count, size] : {std::pair{kLarge, std::size_t{8} << 20}, std::pair{kSmall, std::size_t{400}}}) {
+    std::vector<void*> blocks;
+    blocks.reserve(count);
+    errno = kMarker;
+    for (std::size_t index = 0; index < count; ++index) {
+      blocks.push_back(do_malloc(size));
+      for (std::size_t offset = 0; offset < size; offset += 4096) static_cast<char*>(blocks.back())[offset] = 1;
+      kept = kept && errno == kMarker;
+    }
+    for (void*& block : blocks) {
+      block = do_realloc(block, size - size / 3);
+      kept = kept && errno == kMarker;
+    }
+    for (void* block : blocks) {
+      do_free(block);
+      kept = kept && errno == kMarker;
+    }
+    malloc_trim(0);
+    kept = kept && errno == kMarker;
+  }
+  std::printf("errno of large and many blocks: %s\n", kept ? "kept" : "changed");
 }
 
 bool all_zero(const unsigned char* bytes, std::size_t size) {
@@ -277,6 +310,28 @@ void test_alignment() {
   }
 }
 
+void test_sized_free() {
+  const auto sized = [](void* block, std::size_t size) {
+    free_sized != nullptr ? free_sized(block, size) : free(block);
+  };
+  const auto aligned_sized = [](void* block, std::size_t alignment, std::size_t size) {
+    free_aligned_sized != nullptr ? free_aligned_sized(block, alignment, size) : free(block);
+  };
+  errno = kMarker;
+  sized(nullptr, 0);
+  sized(nullptr, 100);
+  aligned_sized(nullptr, 64, 100);
+  for (const std::size_t size : kSizes) {
+    sized(do_malloc(size), size);
+    sized(do_calloc(size, 2), size * 2);
+    sized(do_realloc(do_malloc(100), size + 1), size + 1);
+    for (std::size_t alignment = 1; alignment <= (std::size_t{4} << 20); alignment *= 2) {
+      aligned_sized(do_aligned_alloc(alignment, size), alignment, size);
+    }
+  }
+  std::printf("sized free: errno=%d\n", errno);
+}
+
 void test_the_rest() {
   std::printf("malloc_usable_size(null): %zu\n", do_usable(nullptr));
   // All of the usable size may be used, and survives.
@@ -294,13 +349,13 @@ void test_the_rest() {
   std::printf("usable sizes: %d\n", right);
 
   errno = kMarker;
-  std::printf("mallopt: %d", mallopt(M_MXFAST, 100000));
-  std::printf(" %d", mallopt(M_MXFAST, 64));
-  std::printf(" %d", mallopt(12345, 1));
-  std::printf(" %d", mallopt(M_TRIM_THRESHOLD, 1 << 20));
-  std::printf(" %d", mallopt(M_MMAP_THRESHOLD, 1 << 20));
-  std::printf(" %d", mallopt(M_ARENA_MAX, 2));
-  std::printf(" %d errno=%d\n", mallopt(M_PERTURB, 0), errno);
+  for (const int parameter : {M_MXFAST, M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_CHECK_ACTION,
+                              M_ARENA_TEST, M_ARENA_MAX, M_NLBLKS, M_GRAIN, M_KEEP, 0, 12345, -12345}) {
+    for (const int value : {1, 2, 64, 160, 161, 100000, 1 << 20, 1 << 25}) {
+      std::printf("mallopt(%d, %d): %d errno=%d\n", parameter, value, mallopt(parameter, value), errno);
+    }
+  }
+  std::printf("mallopt(M_PERTURB, 0): %d errno=%d\n", mallopt(M_PERTURB, 0), errno);
 
   void* blocks[200];
   for (void*& block : blocks) block = do_malloc(1000);
@@ -310,7 +365,8 @@ void test_the_rest() {
   const struct mallinfo narrow = mallinfo();
 #pragma GCC diagnostic pop
   std::printf("mallinfo2: in use at least what is: %d, total covers it: %d, mallinfo too: %d\n",
-              wide.uordblks >= 200000, wide.arena + wide.hblkhd >= wide.uordblks, narrow.uordblks >= 200000);
+              wide.uordblks >= 200000, wide.arena + wide.hblkhd >= wide.uordblks + wide.hblkhd,
+              narrow.uordblks >= 200000);
   for (void* block : blocks) do_free(block);
 
   errno = kMarker;
@@ -341,6 +397,8 @@ int main() {
   test_realloc();
   test_reallocarray();
   test_alignment();
+  test_errno_of_much();
+  test_sized_free();
   test_the_rest();
   return 0;
 }

@@ -1,4 +1,4 @@
-"""What the library exports and what it needs: exactly the symbols of runtime/libpolder.map, and nothing but libc. The hot
+"""What the libraries export and what they need: exactly the symbols of their version scripts, and nothing but libc. The hot
 paths of malloc and free hold neither locked instructions nor calls."""
 
 import os
@@ -12,22 +12,60 @@ def output(*command):
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-with open(os.path.join(SOURCE, "runtime", "libpolder.map")) as file:
-    text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.DOTALL)
-listed = set(re.findall(r"^\s*([A-Za-z_]\w*);", text.split("global:")[1].split("local:")[0], flags=re.MULTILINE))
+def listed_in(version_script):
+    with open(os.path.join(SOURCE, "runtime", version_script)) as file:
+        text = re.sub(r"/\*.*?\*/", "", file.read(), flags=re.DOTALL)
+    return set(re.findall(r"^\s*([A-Za-z_]\w*);", text.split("global:")[1].split("local:")[0], flags=re.MULTILINE))
 
-exported = set()
-for line in output("nm", "-D", "--defined-only", LIBRARY).splitlines():
-    exported.add(line.split()[-1].split("@")[0])
-check(exported == listed, "exported symbols", f"missing: {sorted(listed - exported)}\nunexpected: {sorted(exported - listed)}")
+
+def compare(what, found, listed):
+    check(found == listed, what, f"missing: {sorted(listed - found)}\nunexpected: {sorted(found - listed)}")
+
+
+def exported_by(library):
+    return {line.split()[-1].split("@")[0] for line in output("nm", "-D", "--defined-only", library).splitlines()}
+
+
+def needed_by(library):
+    return set(re.findall(r"\(NEEDED\)\s+Shared library: \[(.*?)\]", output("readelf", "-d", library)))
+
+
+FOLDER = os.path.dirname(LIBRARY)
+BESIDE = os.path.join(FOLDER, "libpolder-dl.so")
+ARCHIVE = os.path.join(FOLDER, "libpolder.a")
+C_LIBRARY = {"libc.so.6", "ld-linux-x86-64.so.2"}
+
+exported = exported_by(LIBRARY)
+compare("exported symbols", exported, listed_in("libpolder.map"))
+compare("exported symbols of the library for dlopen", exported_by(BESIDE), listed_in("libpolder-dl.map"))
 operators = [name for name in exported if re.match(r"_Z(nw|na|dl|da)", name)]
 check(len(operators) == 20, "the twenty operators", sorted(operators))
 
-needed = set(re.findall(r"\(NEEDED\)\s+Shared library: \[(.*?)\]", output("readelf", "-d", LIBRARY)))
-check("libc.so.6" in needed and needed <= {"libc.so.6", "ld-linux-x86-64.so.2"}, "needed libraries", sorted(needed))
+for library in (LIBRARY, BESIDE):
+    needed = needed_by(library)
+    check("libc.so.6" in needed and needed <= C_LIBRARY, f"needed by {library}", sorted(needed))
+
+# The archive has the same names; operators where only C++ programs find them, all of which a program may
+# define itself. What its members need of each other is hidden.
+members = {}
+for line in output("nm", "-A", "--format=posix", "--defined-only", "--extern-only", ARCHIVE).splitlines():
+    member, name, kind = re.match(r".*\[(.*?)\]: (\S+) (\S)", line).groups()
+    members.setdefault(member, {})[name] = kind
+check(sorted(members) == ["fork_call.o", "malloc.o", "operators.o"], "members of the archive", sorted(members))
+own = {name for symbols in members.values() for name in symbols if name.startswith("_ZN6polder")}
+names = {name for symbols in members.values() for name in symbols} - own
+compare("symbols of the archive", names, listed_in("libpolder.map"))
+operators = {name for name in names if re.match(r"_Z(nw|na|dl|da)", name)}
+compare("operators of the archive", operators, set(members["operators.o"]))
+check(set(members["operators.o"].values()) == {"W"}, "operators of the archive are weak", members["operators.o"])
+hidden = {line.split()[-1] for line in output("readelf", "-sW", ARCHIVE).splitlines() if " HIDDEN " in line}
+check(own <= hidden, "what members need of each other is hidden", sorted(own - hidden))
 
 tls = [line for line in output("readelf", "-r", LIBRARY).splitlines() if "DTPMOD" in line or "TLSDESC" in line]
 check(not tls, "thread-local storage is initial-exec", "\n".join(tls))
+
+check("STATIC_TLS" in output("readelf", "-d", LIBRARY), "the library for preloading has static thread-local storage")
+check("STATIC_TLS" not in output("readelf", "-d", BESIDE), "the library for dlopen has none")
 
 version = re.search(r"project\(polder VERSION ([\d.]+)", open(os.path.join(SOURCE, "CMakeLists.txt")).read()).group(1)
 header = open(os.path.join(SOURCE, "include", "polder", "polder.h")).read()

@@ -1,5 +1,8 @@
 // One misuse of the heap per name; the test checks the report and the signal.
 #include <malloc.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
 #include <cstddef>
 #include <cstdio>
 #include <cstdlib>
@@ -54,6 +57,87 @@ void realloc_freed() {
   do_realloc(block, 100);
 }
 
+// C23's, which glibc 2.36 does not declare.
+extern "C" [[gnu::weak]] void free_sized(void*, std::size_t);
+extern "C" [[gnu::weak]] void free_aligned_sized(void*, std::size_t, std::size_t);
+void sized_too_large() { free_sized(std::malloc(100), 1000); }
+void sized_stack() {
+  char here[64];
+  free_sized(here, 64);
+}
+void sized_twice() {
+  void* const block = std::malloc(1 << 20);
+  free_sized(block, 1 << 20);
+  free_sized(block, 1 << 20);
+}
+void aligned_sized_too_large() { free_aligned_sized(std::aligned_alloc(64, 640), 64, 4096); }
+void aligned_sized_unaligned() {
+  void* const block = std::malloc(100);
+  free_aligned_sized(block, std::size_t{1} << 46, 100);
+}
+
+// What looks more or less like a block of glibc's allocator: a pointer behind a header of two words.
+struct Fake {
+  std::size_t previous_size;
+  std::size_t size_and_flags;
+  char payload[48];
+  std::size_t next_previous_size;
+  std::size_t next_size_and_flags;
+};
+constexpr Fake kFake{0, 64 | 1, {}, 0, 64 | 1};
+alignas(16) Fake fake_data = kFake;
+
+void free_fake(Fake* where, std::size_t flags) {
+  *where = kFake;
+  where->size_and_flags = 64 | flags;
+  do_free(where->payload);
+}
+void free_fake_data() { free_fake(&fake_data, 1); }
+void free_fake_arena_data() { free_fake(&fake_data, 5); }
+void free_fake_stack() {
+  alignas(16) Fake here;
+  free_fake(&here, 1);
+}
+void free_fake_arena_stack() {
+  alignas(16) Fake here;
+  free_fake(&here, 5);
+}
+void free_fake_mapped_stack() {
+  alignas(16) Fake here;
+  free_fake(&here, 2);
+}
+void* thread_frees_fake(void*) {
+  free_fake_arena_stack();
+  return nullptr;
+}
+void free_fake_thread_stack() {
+  pthread_t thread;
+  pthread_create(&thread, nullptr, thread_frees_fake, nullptr);
+  pthread_join(thread, nullptr);
+}
+// The start of a mapping has no header before it that could be read; and what is there may be anything.
+void free_mapping() {
+  char* const mapping =
+      static_cast<char*>(mmap(nullptr, 3 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  mprotect(mapping, 4096, PROT_NONE);
+  do_free(mapping + 4096);
+}
+void free_fake_in_mapping() {
+  void* const mapping = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  free_fake(static_cast<Fake*>(mapping), 1);
+}
+void free_fake_arena_in_mapping() {
+  constexpr std::size_t kArena = std::size_t{64} << 20;
+  void* const mapping = mmap(nullptr, 2 * kArena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  free_fake(static_cast<Fake*>(mapping) + (kArena + 8192) / sizeof(Fake), 5);
+}
+// What the program took from brk itself.
+void free_break() {
+  auto* const memory = static_cast<char*>(sbrk(1 << 16));
+  std::memset(memory, 0, 1 << 16);
+  do_free(memory + 1024);
+}
+
 const struct {
   const char* name;
   void (*body)();
@@ -71,6 +155,21 @@ const struct {
     {"free_unaligned", free_unaligned},
     {"realloc_inside", realloc_inside},
     {"realloc_freed", realloc_freed},
+    {"sized_too_large", sized_too_large},
+    {"sized_stack", sized_stack},
+    {"sized_twice", sized_twice},
+    {"aligned_sized_too_large", aligned_sized_too_large},
+    {"aligned_sized_unaligned", aligned_sized_unaligned},
+    {"free_fake_data", free_fake_data},
+    {"free_fake_arena_data", free_fake_arena_data},
+    {"free_fake_stack", free_fake_stack},
+    {"free_fake_arena_stack", free_fake_arena_stack},
+    {"free_fake_mapped_stack", free_fake_mapped_stack},
+    {"free_fake_thread_stack", free_fake_thread_stack},
+    {"free_mapping", free_mapping},
+    {"free_fake_in_mapping", free_fake_in_mapping},
+    {"free_fake_arena_in_mapping", free_fake_arena_in_mapping},
+    {"free_break", free_break},
 };
 
 }  // namespace

@@ -24,6 +24,21 @@ EXPECTED = {
     "free_unaligned": INSIDE.format("free"),
     "realloc_inside": INSIDE.format("realloc"),
     "realloc_freed": NOT_IN_USE.format("realloc", "realloc"),
+    "sized_too_large": r"polder: free_sized of 0x[0-9a-f]+ with size 1000, which has only 112 bytes",
+    "sized_stack": FOREIGN.format("malloc_usable_size"),
+    "sized_twice": NOT_IN_USE.format("malloc_usable_size", "malloc_usable_size"),
+    "aligned_sized_too_large": r"polder: free_aligned_sized of 0x[0-9a-f]+ with size 4096, which has only 640 bytes",
+    "aligned_sized_unaligned": r"polder: free_aligned_sized of 0x[0-9a-f]+ with alignment 70368744177664, which it does not have",
+    "free_fake_data": FOREIGN.format("free"),
+    "free_fake_arena_data": FOREIGN.format("free"),
+    "free_fake_stack": FOREIGN.format("free"),
+    "free_fake_arena_stack": FOREIGN.format("free"),
+    "free_fake_mapped_stack": FOREIGN.format("free"),
+    "free_fake_thread_stack": FOREIGN.format("free"),
+    "free_mapping": FOREIGN.format("free"),
+    "free_fake_in_mapping": FOREIGN.format("free"),
+    "free_fake_arena_in_mapping": FOREIGN.format("free"),
+    "free_break": FOREIGN.format("free"),
 }
 
 for configuration in CONFIGURATIONS:

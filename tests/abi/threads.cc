@@ -86,6 +86,11 @@ void generation(int number) {
   }
 }
 
+std::size_t in_use() {
+  const struct mallinfo2 info = mallinfo2();
+  return info.uordblks + info.hblkhd;
+}
+
 }  // namespace
 
 int main() {
@@ -93,10 +98,10 @@ int main() {
   constexpr int kGenerations = 40;
   for (int number = 0; number < 10; ++number) generation(number);
   malloc_trim(0);
-  const std::size_t early = mallinfo2().uordblks;
+  const std::size_t early = in_use();
   for (int number = 10; number < kGenerations; ++number) generation(number);
   malloc_trim(0);
-  const std::size_t late = mallinfo2().uordblks;
+  const std::size_t late = in_use();
   const bool complete = destructor_runs == long{kGenerations} * 8 * kKeys * kRounds;
   const bool bounded = late < early + (std::size_t{1} << 20);
   std::printf("destructors %s, contents %s, memory %s\n", complete ? "ran" : "missed", damaged ? "damaged" : "right",

@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
@@ -255,6 +256,34 @@ TEST(Mapping, HugePageAdviceIsHarmless) {
   EXPECT_TRUE(witness.untouched());
   memory.value[0] = 1;
   release(memory.value, 2 * kBlockSize);
+}
+
+TEST(Mapping, ReadableIsWhatCanBeRead) {
+  const Result<char*> memory = reserve(2 * kPageSize, kPageSize);
+  ASSERT_TRUE(memory.ok());
+  ASSERT_EQ(commit(memory.value, kPageSize), kOk);
+  sigset_t before{};
+  sigset_t after{};
+  ASSERT_EQ(pthread_sigmask(SIG_SETMASK, nullptr, &before), 0);
+  const test::ErrnoWitness witness;
+  EXPECT_TRUE(is_readable(memory.value));
+  EXPECT_TRUE(is_readable(memory.value + kPageSize - 8));
+  EXPECT_FALSE(is_readable(memory.value + kPageSize));  // reserved only
+  EXPECT_FALSE(is_readable(nullptr));
+  EXPECT_FALSE(is_readable(reinterpret_cast<void*>(0x8000'0000'0000'0000)));
+  static const std::uint64_t constant = 1;
+  EXPECT_TRUE(is_readable(&constant));
+  EXPECT_TRUE(witness.untouched());
+  ASSERT_EQ(pthread_sigmask(SIG_SETMASK, nullptr, &after), 0);
+  EXPECT_EQ(std::memcmp(&before, &after, sizeof before), 0);
+  release(memory.value, 2 * kPageSize);
+  EXPECT_FALSE(is_readable(memory.value));
+}
+
+TEST(Mapping, ProgramBreakIsTheKernels) {
+  const test::ErrnoWitness witness;
+  EXPECT_EQ(program_break(), reinterpret_cast<std::uintptr_t>(sbrk(0)));
+  EXPECT_TRUE(witness.untouched());
 }
 
 TEST(Mapping, OvercommitModeIsTheKernels) {

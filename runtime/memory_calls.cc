@@ -1,33 +1,16 @@
-// The library's place in the process: its constructor, and the system calls it takes from the program because they
-// concern memory that it manages.
-#include <dlfcn.h>
+// The system calls that the library takes from the program because they concern memory that it manages.
 #include <sys/mman.h>
-#include <atomic>
 #include <cerrno>
 #include <cstddef>
 #include <cstdint>
 
 #include "base/units.h"
 #include "os/program_calls.h"
-#include "os/thread.h"
 #include "runtime/export.h"
 #include "runtime/instance.h"
-#include "runtime/thread_state.h"
 
 namespace polder::runtime {
 namespace {
-
-// glibc ends the process with its last thread (nptl/pthread_create.c); the counter has no public name.
-void find_thread_count() {
-  os::set_thread_count(static_cast<std::atomic<std::uint32_t>*>(dlsym(RTLD_DEFAULT, "__nptl_nthreads")));
-}
-
-// The manager normally runs by now, since the dynamic linker allocates. Priority 101 is the first that programs may use.
-[[gnu::constructor(101)]] void start_up() {
-  start_manager().allow_threads();
-  prepare_thread_exit();
-  find_thread_count();
-}
 
 // Advice after which the kernel may forget the contents of private anonymous memory.
 bool discards(int advice) {
