@@ -1,4 +1,4 @@
-"""CPython's own tests of processes, threads, signals and mappings, by Debian's /usr/bin/python3 and its testsuite package.
+"""CPython's own tests of processes, threads, signals and mappings, by Debian's python3 and its testsuite package.
 
 Most of the time they wait, so all modules run at once; test_multiprocessing_fork takes a minute and goes in two parts.
 
@@ -56,7 +56,8 @@ def run_modules(root, way, limit, allocator, tight):
                 status = harness.TIMED_OUT
             output = (directory / "output").read_text(errors="replace")
             lines = output.splitlines()
-            broken = [line for line in lines if re.match(r"(ERROR|FAIL|polder):|.*\.\.\. (ERROR|FAIL)$|.*polder: ", line)]
+            noteworthy = re.compile(r"(ERROR|FAIL):|.*\.\.\. (ERROR|FAIL)$|.*polder: ")
+            broken = [line for line in lines if noteworthy.match(line)]
             result = subprocess.CompletedProcess(module, status)
             check(status == 0 and lines[-1:] in (["Tests result: SUCCESS"], ["Result: SUCCESS"]), what,
                   "\n".join([matrix.describe(result), *broken, *lines[-12:]]))

@@ -1,4 +1,4 @@
-"""PostgreSQL and SQLite: initdb, pgbench, queries and recovery with the library in every process; sorts and joins that page.
+"""PostgreSQL and SQLite: initdb, pgbench, queries and recovery with the library in every process, some of them paging.
 
 postgres refuses to run as root. An unprivileged user may use userfaultfd only with CAP_SYS_PTRACE, which it gets as an
 ambient capability; without it the limit cannot be kept by paging, which is tested too.

@@ -1,4 +1,4 @@
-"""git on this repository: clone, gc, fsck, and every object and every patch as without the library; a large pack paging."""
+"""git on this repository: clone, gc, fsck, every object and every patch as without the library; a large pack paging."""
 
 import random
 import subprocess

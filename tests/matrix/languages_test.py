@@ -1,4 +1,4 @@
-"""perl, python3, ruby, lua and node: each with a workload of its own whose answer is known, or the same without the library."""
+"""perl, python3, ruby, lua and node: each with a workload of its own, whose answer is that without the library."""
 
 import matrix
 from matrix import check, compare, find

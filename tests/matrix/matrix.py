@@ -1,7 +1,7 @@
 """Real programs under the preloaded library: run as they are, then with it, and compared.
 
-Every program runs without a limit and with a limit that is not reached; the ones whose memory comes from malloc also with
-one that makes them page. All of these runs go through `polder run --stats`, whose figures prove that the library served
+Every program runs without a limit and with a limit that is not reached; the ones whose memory comes from malloc also
+with one that makes them page. All of these runs go through `polder run --stats`, whose figures prove that the library served
 the program; where a program starts others, `witnesses` names those that must have had it too.
 
 A script calls compare() or server() inside `with session() as directory:` and ends with finish().
