@@ -1,5 +1,10 @@
 #include "runtime/fork.h"
 
+#include <dlfcn.h>
+#include <langinfo.h>
+#include <link.h>
+#include <locale.h>
+
 #include <cstddef>
 #include <cstdio>
 
@@ -38,16 +43,69 @@ void make_streams_resident() {
   }
 }
 
+// Descriptors of loaded objects that have thread-local variables and came by dlopen, so that they live in the heap. Used
+// by one thread, while it forks.
+class ThreadLocalModules {
+ public:
+  // Takes the dynamic linker's lock.
+  void find() { dl_iterate_phdr(add, this); }
+
+  void make_resident() const {
+    for (unsigned i = 0; i < count_; ++i) {
+      touch(descriptors_[i]);
+      touch(descriptors_[i] + kDescriptorSize - 1);
+    }
+  }
+
+ private:
+  static constexpr unsigned kMost = 256;
+  // struct link_map with the linker's private part: 1,192 bytes in glibc 2.36.
+  static constexpr std::size_t kDescriptorSize = 1192;
+
+  static int add(dl_phdr_info* info, std::size_t, void* self) {
+    auto& modules = *static_cast<ThreadLocalModules*>(self);
+    dl_find_object object;
+    if (info->dlpi_tls_modid == 0 || info->dlpi_phdr == nullptr) return 0;
+    // The headers lie in the object. Other ways to its descriptor take locks in another order.
+    if (_dl_find_object(const_cast<ElfW(Phdr)*>(info->dlpi_phdr), &object) != 0) return 0;
+    const char* const descriptor = reinterpret_cast<const char*>(object.dlfo_link_map);
+    if (!arena_pointers.contains(descriptor)) return 0;
+    modules.descriptors_[modules.count_++] = descriptor;
+    return modules.count_ == kMost ? 1 : 0;
+  }
+
+  const char* descriptors_[kMost];
+  unsigned count_ = 0;
+};
+
+// Where the global locale keeps its character tables: the first and the last that __ctype_init looks up.
+void make_locale_resident() {
+  const locale_t own = uselocale(LC_GLOBAL_LOCALE);
+  static_cast<void>(nl_langinfo(_NL_CTYPE_CLASS));
+  static_cast<void>(nl_langinfo(_NL_CTYPE_TOLOWER));
+  uselocale(own);
+}
+
+// What glibc reads when it starts a thread, since a child's first one is its pager.
+void make_thread_start_resident(const ThreadLocalModules& modules) {
+  make_locale_resident();
+  modules.make_resident();
+}
+
 }  // namespace
 
 // glibc takes the list lock too, but after the prepare handlers: in that order a thread that flushes all streams and
 // allocates would wait for us while we wait for it. The lock is recursive. The first round over the streams may wait for
 // memory to be evicted; the second, which may not, then finds next to nothing missing.
 void before_fork() {
+  ThreadLocalModules modules;
+  modules.find();
   _IO_list_lock();
   make_streams_resident();
+  make_thread_start_resident(modules);
   running_manager().fork_prepare();
   make_streams_resident();
+  make_thread_start_resident(modules);
 }
 
 void after_fork_in_parent() {

@@ -4,8 +4,9 @@
 //             still allocate. Takes the C library's lock of its list of streams, then the manager's locks
 //   child     runs first of all child handlers: others find a heap that works
 //
-// Before the child handlers glibc clears the locks of all streams, which live in the heap. So the prepare handler, after
-// eviction has been stopped, touches every stream: its pages are resident when the child is made.
+// Before the child handlers glibc clears the locks of all streams, and the child's pager starts as any thread does: glibc
+// looks up the locale's character tables and every module's thread-local variables. All of that lives in the heap. So the
+// prepare handler, after eviction has been stopped, touches it: its pages are resident when the child is made.
 #pragma once
 
 namespace polder::runtime {

@@ -1,13 +1,23 @@
 #include "base/fatal.h"
 
+#include <atomic>
 #include <cstdlib>
 
 #include "base/message.h"
 
 namespace polder {
+namespace {
+
+// Atomic: any thread may die while another installs it. Relaxed suffices, the pointer is all there is.
+constinit std::atomic<void (*)()> abort_guard{nullptr};
+
+}  // namespace
+
+void set_abort_guard(void (*guard)()) { abort_guard.store(guard, std::memory_order_relaxed); }
 
 void die(const Message& message) {
   say(message);
+  if (auto* const guard = abort_guard.load(std::memory_order_relaxed); guard != nullptr) guard();
   std::abort();
 }
 

@@ -26,4 +26,7 @@ namespace polder {
 class Message;
 [[noreturn]] void die(const Message& message);
 
+// Called before abort(): takes away the program's handler of SIGABRT where it must not run. The os layer installs it.
+void set_abort_guard(void (*guard)());
+
 }  // namespace polder

@@ -14,6 +14,7 @@
 #include <ctime>
 
 #include "base/check.h"
+#include "base/fatal.h"
 #include "base/message.h"
 #include "base/units.h"
 #include "os/file.h"
@@ -39,6 +40,20 @@ constexpr std::size_t kLargestStack = std::size_t{64} << 20;
 // Atomic: set by the constructor, read by whoever starts a service thread later. Relaxed: what it points to is static.
 constinit std::atomic<std::atomic<std::uint32_t>*> thread_count{nullptr};
 
+// Set where code of the program must not run.
+constinit thread_local bool bars_program = false;
+
+void reset_abort_handler() {
+  if (!bars_program) return;
+  struct {  // the kernel's sigaction
+    void (*handler)(int);
+    unsigned long flags;
+    void (*restorer)();
+    std::uint64_t mask;
+  } const action = {};
+  static_cast<void>(system_call(SYS_rt_sigaction, SIGABRT, &action, nullptr, sizeof action.mask));
+}
+
 // Lies above the new thread's stack until the thread has copied it.
 struct alignas(64) ThreadStart {
   void (*body)(void*);
@@ -48,6 +63,7 @@ struct alignas(64) ThreadStart {
 
 void* run_service_thread(void* start) {
   const ThreadStart copy = *static_cast<const ThreadStart*>(start);
+  bar_program();
   static_cast<void>(system_call(SYS_prctl, PR_SET_NAME, copy.name, 0, 0, 0));
   copy.body(copy.argument);
   // Back into the count that its end is about to be taken from.
@@ -139,6 +155,11 @@ Errno start_service_thread(void (*body)(void*), void* argument, const char* name
     if (error != Errno(EINVAL) || size >= kLargestStack) return error;
     size *= 2;
   }
+}
+
+void bar_program() {
+  bars_program = true;
+  set_abort_guard(reset_abort_handler);
 }
 
 void set_thread_count(std::atomic<std::uint32_t>* count) { thread_count.store(count, std::memory_order_relaxed); }

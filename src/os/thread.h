@@ -15,6 +15,10 @@ namespace polder::os {
 // EAGAIN at RLIMIT_NPROC.
 Errno start_service_thread(void (*body)(void*), void* argument, const char* name, std::size_t stack_size);
 
+// From now on this thread dies without the program's handler of SIGABRT, which may touch the heap: service threads, which
+// would wait for themselves there, and a forked child that has no pager.
+void bar_program();
+
 // Where the C library counts the threads after the last of which it ends the process, or null where that is unknown.
 // Service threads take themselves out of the count: they must not keep a program whose threads have all ended.
 void set_thread_count(std::atomic<std::uint32_t>* count);

@@ -327,7 +327,10 @@ void Pager::fork_child() {
     phase_.store(kIdle);
   }
   if (!fork_served_) return;
-  if (!inheritance_error_.ok()) report_fork_without_pager(inheritance_step_, inheritance_error_.code());
+  if (!inheritance_error_.ok()) {
+    os::bar_program();
+    report_fork_without_pager(inheritance_step_, inheritance_error_.code());
+  }
 
   running_.store(0);
   evictor_.reset_in_child();
@@ -343,6 +346,7 @@ void Pager::fork_child() {
 
   starting_in_child_ = true;
   if (!start_service_threads()) {
+    os::bar_program();
     report_fork_without_pager("starting its pager", static_cast<int>(service_error_.load()) - 2);
   }
   starting_in_child_ = false;

@@ -84,6 +84,12 @@ def plain(command, timeout=300, environment=None, stdin=None, keep_output=None):
     return _run(command, timeout, {**clean, **(environment or {})}, stdin, keep_output)
 
 
+def paged(stats):
+    """Whether the process evicted and read back, by its report."""
+    fills = stats["fills"]
+    return stats["evictions"] > 0 and fills["swap"] + fills["readahead"] > 0
+
+
 def limited(command, memory="64M", timeout=300, environment=None, stdin=None, keep_output=None, watch_options=(),
             wants_paging=True):
     """The program under the limit. Fails the test when the limit was not kept or nothing had to be evicted."""
@@ -106,9 +112,7 @@ def limited(command, memory="64M", timeout=300, environment=None, stdin=None, ke
     expect(outcome.stats is not None, "no statistics were written")
     expect(outcome.stats["io_errors"] == 0, f"{outcome.stats['io_errors']} I/O errors")
     if wants_paging:
-        fills = outcome.stats["fills"]
-        expect(outcome.stats["evictions"] > 0 and fills["swap"] + fills["readahead"] > 0,
-               f"nothing was paged: the test does not test: {outcome.stats}")
+        expect(paged(outcome.stats), f"nothing was paged: the test does not test: {outcome.stats}")
     return outcome
 
 

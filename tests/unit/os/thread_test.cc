@@ -18,6 +18,7 @@
 #include <string>
 #include <thread>
 
+#include "base/check.h"
 #include "base/message.h"
 #include "base/units.h"
 #include "os/file.h"
@@ -162,6 +163,21 @@ TEST(ServiceThread, LeavesTheCLibrarysCountAsItWas) {
     std::thread([] {}).join();  // ends as the last thread would, were the count wrong
     return 0;
   }));
+}
+
+// The program's handler may touch memory that only the dying thread could bring back.
+TEST(ServiceThreadDeathTest, DiesWithoutTheProgramsHandler) {
+  const auto die_on_a_thread = [](bool service) {
+    std::signal(SIGABRT, [](int) { _exit(7); });
+    if (service) {
+      const auto body = [](void*) { POLDER_CHECK(false, "the end of a service thread"); };
+      static_cast<void>(start_service_thread(body, nullptr, "dying", 0));
+      ::sleep(60);
+    }
+    POLDER_CHECK(false, "the end of a program's thread");
+  };
+  EXPECT_EXIT(die_on_a_thread(true), testing::KilledBySignal(SIGABRT), "");
+  EXPECT_EXIT(die_on_a_thread(false), testing::ExitedWithCode(7), "");
 }
 
 TEST(ThreadIdentity, IsTheKernels) {
