@@ -16,6 +16,7 @@
 #include "base/check.h"
 #include "base/fatal.h"
 #include "base/message.h"
+#include "base/thread_local.h"
 #include "base/units.h"
 #include "os/file.h"
 #include "os/mapping.h"
@@ -41,7 +42,7 @@ constexpr std::size_t kLargestStack = std::size_t{64} << 20;
 constinit std::atomic<std::atomic<std::uint32_t>*> thread_count{nullptr};
 
 // Set where code of the program must not run.
-constinit thread_local bool bars_program = false;
+POLDER_THREAD_LOCAL constinit thread_local bool bars_program = false;
 
 void reset_abort_handler() {
   if (!bars_program) return;
