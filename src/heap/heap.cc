@@ -1,6 +1,7 @@
 #include "heap/heap.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
@@ -58,7 +59,9 @@ void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
     if (capacity != 0) {
       cache->push(size_class, take(size_class, cache->room(size_class), (capacity + 1) / 2));
       if (freed != 0) give(size_class, outgoing.data(), freed);
-      return cache->try_allocate(size_class);
+      void* const object = cache->try_allocate(size_class);
+      if (cache->note_use(size_class)) sweep(*cache);
+      return object;
     }
   }
   void* object = nullptr;
@@ -131,6 +134,7 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
   }
   const bool freed = cache->try_free(kind, pointer);
   POLDER_CHECK(freed, "magazine with room refuses an object", pointer);
+  if (cache->note_use(size_class)) sweep(*cache);
 }
 
 void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {
@@ -248,6 +252,16 @@ void Heap::destroy_cache(ThreadCache* cache) {
     --cache_count_;
   }
   cache->destroy(pool_);
+}
+
+// A few objects in an idle magazine may keep as many slabs.
+void Heap::sweep(ThreadCache& cache) {
+  for (std::uint64_t idle = cache.idle_classes(); idle != 0; idle &= idle - 1) {
+    const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(idle) + 1)};
+    const unsigned count = cache.count(size_class);
+    give(size_class, cache.oldest(size_class), count);
+    cache.drop_oldest(size_class, count);
+  }
 }
 
 void Heap::flush_all(ThreadCache& cache) {

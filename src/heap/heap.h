@@ -152,6 +152,7 @@ class Heap {
   bool give_up_idle();
   GranuleCount give_up_idle_granules();
   void flush_all(ThreadCache& cache);
+  void sweep(ThreadCache& cache);
   std::size_t usable_size(const char* operation, GranuleKind kind, const void* pointer) const;
   // Ends the program unless the pointer is the start of an object or a large run, or in a block of spans.
   GranuleKind require_start(const char* operation, const void* pointer) const;

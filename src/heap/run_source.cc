@@ -9,8 +9,8 @@ namespace {
 // What may be dirty however little is in use.
 constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
 // Beyond what was in use at the highest tide.
-constexpr std::uint64_t kSlackPart = 4;
-constexpr GranuleCount kSlack{(std::size_t{2} << 20) / kGranuleSize};
+constexpr std::uint64_t kSlackPart = 16;
+constexpr GranuleCount kSlack{(std::size_t{1} << 20) / kGranuleSize};
 // Every so often both tides are looked at; the highest sinks by a part of the difference.
 constexpr std::uint64_t kTideNs = 250'000'000;
 constexpr std::uint64_t kSinkingPart = 8;

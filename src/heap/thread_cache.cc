@@ -10,6 +10,9 @@ namespace polder {
 
 namespace {
 
+// Refills and flushes between two looks for what is idle: often enough to be soon, seldom enough to cost nothing.
+constexpr std::uint32_t kUsesPerSweep = 256;
+
 // Never written: the magazines that point here miss.
 void* const kNullSlot = nullptr;
 
@@ -109,6 +112,24 @@ void ThreadCache::drop_oldest(SizeClass size_class, unsigned dropped) {
   void** const first = base(size_class) + 1;
   std::memmove(first, first + dropped, (held - dropped) * sizeof(void*));
   magazines_[size_class.index].top -= dropped;
+}
+
+bool ThreadCache::note_use(SizeClass size_class) {
+  used_ |= std::uint64_t{1} << (size_class.index - 1U);
+  return ++uses_ % kUsesPerSweep == 0;
+}
+
+std::uint64_t ThreadCache::idle_classes() {
+  static_assert(kSizeClassCount <= 64);
+  std::uint64_t idle = 0;
+  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
+    const unsigned held = count({static_cast<std::uint8_t>(index)});
+    const std::uint64_t bit = std::uint64_t{1} << (index - 1);
+    if (held != 0 && held == swept_count_[index - 1] && (used_ & bit) == 0) idle |= bit;
+    swept_count_[index - 1] = static_cast<std::uint16_t>(held);
+  }
+  used_ = 0;
+  return idle;
 }
 
 bool ThreadCache::contains(GranuleKind kind, const void* pointer) const {

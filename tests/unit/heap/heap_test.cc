@@ -338,6 +338,7 @@ TEST_F(HeapTest, NeitherMallocNorFreeTouchesTheObject) {
       for (std::size_t i = 1; i < all.size(); i += 2) untouchable->free(cache, all[i]);
       all.clear();
     }
+    untouchable->trim(cache);
     void* const large = untouchable->allocate(cache, 5 * kMiB);
     EXPECT_EQ(untouchable->reallocate(cache, large, 7 * kMiB), large);
     untouchable->free(cache, large);

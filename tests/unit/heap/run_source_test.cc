@@ -40,7 +40,7 @@ TEST(RunSource, WhatIsResidentStaysNearTheMostThatWasInUse) {
     for (std::size_t i = 1; i < all.size(); i += 2) heap->free(none, all[i]);
     most = std::max<std::size_t>(most, heap.buddy().dirty().value);
   }
-  EXPECT_LE(most, (44 * 5 / 4 + 4) * kMiB / kGranuleSize);
+  EXPECT_LE(most, (44 * 17 / 16 + 4) * kMiB / kGranuleSize);
   heap.expect_empty();
 }
 
