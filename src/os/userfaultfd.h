@@ -19,10 +19,11 @@ struct UffdFeatures {
   bool poison = false;     // UFFDIO_POISON
 };
 
+// Trivial, so that tables of it cost no memory before they are used.
 struct Fault {
-  std::uintptr_t address = 0;  // page aligned
-  std::uint32_t thread = 0;    // kernel thread id; 0 when the kernel does not say
-  bool write = false;
+  std::uintptr_t address;  // page aligned
+  std::uint32_t thread;    // kernel thread id; 0 when the kernel does not say
+  bool write;
 };
 
 // How many bytes an operation completed from its start, and why it stopped short (kOk when it did not).

@@ -37,7 +37,7 @@ std::size_t Pager::metadata_bytes(PageCount pages) {
   return MetadataArray<std::atomic<std::uint64_t>>::bytes_for(pages.value) +
          MetadataArray<Pageblocks::Block>::bytes_for(blocks_of(pages)) +
          2 * MetadataArray<std::atomic<std::uint8_t>>::bytes_for(granules_of(pages)) +
-         MetadataArray<TwoListLru::Node>::bytes_for(granules_of(pages));
+         MetadataArray<TwoListLru::Node>::bytes_for(granules_of(pages)) + ThreadCpus::metadata_bytes();
 }
 
 std::size_t Pager::metadata_bytes_per_chunk() {
@@ -58,6 +58,7 @@ Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Bu
       staging_(arena.staging(), budget),
       store_(budget),
       parts_{arena, table_, blocks_, budget, policy_, gate_, staging_, store_, uffd_, wakeups_, &statistics},
+      cpus_(space),
       evictor_(parts_),
       filler_(parts_, evictor_, courtesy_),
       converter_(parts_),

@@ -7,16 +7,25 @@
 // harmless.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 
+#include "base/fatal.h"
 #include "os/thread.h"
+#include "vm/metadata.h"
 
 namespace polder {
 
 class ThreadCpus {
  public:
+  // Aborts with a report when the kernel refuses the table's memory.
+  explicit ThreadCpus(MetadataSpace& space) : entries_(space, kEntries) {
+    const Errno error = entries_.ensure(kEntries);
+    if (!error.ok()) report_arena_unavailable(metadata_bytes(), error.code());
+  }
+
+  static std::size_t metadata_bytes() { return MetadataArray<Entry>::bytes_for(kEntries); }
+
   // Ignored when the table is full near its place: that thread is merely not followed.
   void note(std::uint32_t thread, const volatile std::uint32_t* cpu_word) {
     for (std::uint32_t probe = 0; probe < kProbes; ++probe) {
@@ -52,7 +61,7 @@ class ThreadCpus {
   }
 
   void reset_in_child() {
-    for (Entry& entry : entries_) entry.thread.store(0, std::memory_order_relaxed);
+    for (std::uint32_t i = 0; i < kEntries; ++i) entries_[i].thread.store(0, std::memory_order_relaxed);
   }
 
  private:
@@ -61,10 +70,10 @@ class ThreadCpus {
   static constexpr std::uint32_t kClaimed = ~std::uint32_t{0};
 
   struct Entry {
-    std::atomic<std::uint32_t> thread{0};
-    std::atomic<const volatile std::uint32_t*> cpu_word{nullptr};
+    std::atomic<std::uint32_t> thread;
+    std::atomic<const volatile std::uint32_t*> cpu_word;
   };
-  std::array<Entry, kEntries> entries_;
+  MetadataArray<Entry> entries_;  // of the table, what threads have touched
 };
 
 }  // namespace polder
