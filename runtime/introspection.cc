@@ -19,7 +19,7 @@ struct Snapshot {
     Manager& manager = start_manager();
     manager.heap().statistics(heap);
     const Buddy::Statistics space = manager.buddy().statistics();
-    dirty_bytes = bytes(space.dirty);
+    dirty_bytes = bytes(manager.heap().free_pages().dirty());
     address_bytes = bytes(space.frontier);
   }
 

@@ -21,9 +21,9 @@ MODULES = [  # with the limit at which they page
     ("20M", "test_multiprocessing_fork", "--ignore", "*WithProcesses*"),
     ("12M", "test_signal"),
     ("16M", "test_subprocess"),
-    ("12M", "test_faulthandler"),
+    ("11M", "test_faulthandler"),
     ("16M", "test_threading"),
-    ("12M", "test_fork1"),
+    ("9M", "test_fork1"),
     ("16M", "test_os"),
     ("16M", "test_mmap"),
 ]
