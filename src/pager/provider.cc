@@ -29,6 +29,9 @@ void for_each_piece(Run run, Visit visit) {
 // its pages come as they are touched.
 constexpr std::uint64_t kNativePart = 8;
 
+// What may need slots soon: staged, about to be staged, and promised to other threads.
+constexpr std::uint64_t kUnderWayPart = 8;
+
 }  // namespace
 
 bool Provider::provide(Run run) {
@@ -83,7 +86,7 @@ bool Provider::provide_piece(Run piece) {
     BlockMode mode{};
     if (try_native(piece, &needed, &mode)) return true;
     if (mode == BlockMode::managed) {
-      if (parts_.store.full() && !can_be_filled(piece)) return false;
+      if (!can_be_filled(piece)) return false;
       provide_managed(piece);
       return true;
     }
@@ -91,14 +94,17 @@ bool Provider::provide_piece(Run piece) {
   }
 }
 
-// With swap full, what a managed piece lacks must have room now: there may be none when it is touched.
+// Managed pages are charged when they are touched. Where swap is nearly full, what the piece lacks must have room now:
+// refused here it is no memory, refused there it is a lost page.
 bool Provider::can_be_filled(Run piece) {
   PageCount missing;
   for (PageId page = piece.first; page < piece.end(); ++page) {
     const PageState state = parts_.table.load(page).state();
     missing.value += state != PageState::resident && state != PageState::evicting;
   }
-  return missing.value == 0 || relief_.make_room(missing);
+  if (missing.value == 0) return true;
+  const std::uint64_t under_way = parts_.budget.limit().value / kUnderWayPart;
+  return parts_.store.room() > missing.value + under_way || relief_.make_room(missing);
 }
 
 // Charges and marks the piece if its block is native (or becomes so). Otherwise says why not: `mode`, and the pages

@@ -1,5 +1,6 @@
 #include "store/store.h"
 
+#include <algorithm>
 #include <cerrno>
 
 #include "base/check.h"
@@ -58,7 +59,10 @@ Errno Store::make_own_file() {
   for (unsigned i = 0; i < Location::kFileCount; ++i) {
     if (files_[i].role() != SwapFile::Role::none) continue;
     const Errno error = files_[i].create(directory_, swap_bytes_, budget_);
-    if (error.ok()) own_ = i;
+    if (error.ok()) {
+      own_ = i;
+      own_slots_.store(&files_[i].slots(), std::memory_order_release);
+    }
     return error;
   }
   return Errno(EMFILE);
@@ -166,6 +170,14 @@ PageHash Store::hash(Location location) const { return file(location).slots().ha
 int Store::fd(Location location) const { return file(location).descriptor(); }
 
 // --- reports ---
+
+std::uint64_t Store::room() const {
+  if (full()) return 0;
+  const SlotTable* const slots = own_slots_.load(std::memory_order_acquire);
+  if (slots == nullptr) return UINT64_MAX;
+  const std::uint64_t used = slots->used();
+  return slots->capacity() - std::min<std::uint64_t>(used, slots->capacity());
+}
 
 Store::Statistics Store::statistics() const {
   Statistics result;

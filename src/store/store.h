@@ -109,6 +109,8 @@ class Store {
 
   // The last allocation found nothing.
   bool full() const { return full_.load(std::memory_order_relaxed); }
+  // About how many more pages can be written; very many before there is a file.
+  std::uint64_t room() const;
 
   // --- fork; the reclaim lock is held from hold_for_child() to end_fork() or become_child() ---
 
@@ -161,6 +163,7 @@ class Store {
   int directory_ = -1;
   std::uint64_t swap_bytes_ = 0;
   unsigned own_ = kNoFile;
+  std::atomic<const SlotTable*> own_slots_{nullptr};  // of the own file; release with its capacity, acquire in room()
   Errno swap_error_;
   Errno creation_error_;              // sticky until retry_swap()
   SlotHold* pending_hold_ = nullptr;  // of the fork under way

@@ -87,6 +87,7 @@ void Store::become_child(const int* fds, unsigned count) {
   }
   POLDER_CHECK(used == count, "descriptors left over", used, count);
   own_ = kNoFile;
+  own_slots_.store(nullptr, std::memory_order_relaxed);
   swap_error_ = kOk;
   creation_error_ = kOk;
   pending_hold_ = nullptr;
