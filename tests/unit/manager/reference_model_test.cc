@@ -21,6 +21,8 @@ namespace {
 
 constexpr unsigned kThreads = 8;
 constexpr std::size_t kShared = 512;
+constexpr std::size_t kArena = std::size_t{8} << 30;  // what is free is scattered after a while
+constexpr std::size_t kLargest = std::size_t{6} << 20;
 
 unsigned seconds() {
   const char* const text = std::getenv("POLDER_MODEL_SECONDS");
@@ -160,15 +162,18 @@ class ReferenceModelTest : public ManagerFixture {
   }
 
   void resize(Heap& heap, ThreadCache* cache, Object& object, std::mt19937_64& random) {
-    const std::size_t size =
-        std::max<std::size_t>(random() % 2 == 0 ? random_size(random) : object.size * (random() % 8) / 4, 1);
+    const std::size_t size = random() % 2 == 0 ? random_size(random) : object.size * (random() % 8) / 4;
+    return resize(heap, cache, object, std::clamp<std::size_t>(size, 1, kLargest), random());
+  }
+
+  void resize(Heap& heap, ThreadCache* cache, Object& object, std::size_t size, std::uint64_t seed) {
     require(reference_.leave(object.memory), "an object was not in use");
     void* const memory = heap.reallocate(cache, object.memory, size);
     require(memory != nullptr, "growth was refused");
     if (memory == nullptr) return;
     const Object kept{static_cast<unsigned char*>(memory), size, object.seed};
     require(kept.is_right(std::min(size, object.size)), "a byte was lost by growth");
-    object = adopt(heap, memory, size, random());
+    object = adopt(heap, memory, size, seed);
   }
 
   void work(unsigned index, std::size_t live) {
@@ -216,12 +221,12 @@ class ReferenceModelTest : public ManagerFixture {
 };
 
 TEST_P(ReferenceModelTest, WithMemoryToSpare) {
-  start(0);
+  start(0, 512 * kMiB, kArena);
   run(std::size_t{8} << 20);
 }
 
 TEST_P(ReferenceModelTest, Paging) {
-  start(48 * kMiB);
+  start(48 * kMiB, 1024 * kMiB, kArena);
   run(std::size_t{8} << 20);
   EXPECT_TRUE(HasFailure() || manager_->statistics().reclaim.evictions.load() > 0);
 }
