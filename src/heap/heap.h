@@ -1,7 +1,7 @@
 // The heap: objects of any size out of the arena, to the caller's malloc and free. Owns the granule map, the central
 // lists of every size class, the spans, the large runs and the list of thread caches.
 //
-// Who calls: the malloc ABI of the runtime, on any thread of the program. Service threads never do.
+// Who calls: the malloc ABI of the runtime, on any thread of the program. Service threads only free_pages().
 //
 // The life of an allocation
 //   1  ThreadCache::try_allocate pops a pointer from the thread's magazine: no lock, no atomic, no memory touched
@@ -11,7 +11,7 @@
 // The life of a free
 //   1  the granule map gives the kind of the pointer's granule, ThreadCache::try_free pushes into that kind's magazine
 //   2  it is full: free_slow flushes its older half to the central list; slabs without objects go back to the buddy
-//   3  it is no slab: a large run is discarded and given back; anything else is a misuse that is reported
+//   3  it is no slab: a span or a large run is discarded and given back; anything else is a misuse that is reported
 //
 // Invariants: neither malloc nor free reads or writes the memory that is handed out (it may be evicted); only
 // allocate_zeroed and reallocate touch it, for the caller, holding no lock. No lock is held while Backing is called.

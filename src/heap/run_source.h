@@ -1,9 +1,9 @@
 // Where slabs and large runs get their memory: runs from the buddy with pages from the backing behind them, and the way
 // back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
 //
-//   bound  what is in use and what is dirty together stay near what was in use at the highest tide: at most a sixteenth
-//          and 2 MiB above; what is dirty alone below what is in use, or 128 MiB. Whoever frees beyond that purges. The highest
-//          tide sinks with time
+//   bound  what is in use and what is dirty together stay near what was in use at the highest tide, at most a sixteenth
+//          and 2 MiB above; what is dirty alone stays below what is in use, or 128 MiB. Whoever frees beyond that
+//          purges. The highest tide sinks with time
 //   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
 #pragma once
