@@ -2,9 +2,9 @@
 //
 //   kind    one byte per granule: never used, a slab's size class, part of a large run, or retired. Accessible for the
 //           whole arena from the start, so any address inside the arena may be looked up.
-//   detail  four bytes per granule, accessible as far as runs have been handed out. Of a slab's or a span block's
-//           granules: where its header is. Of a large run's first granule: its length in pages; of the granule before a padded head: how
-//           many granules of padding precede the head.
+//   detail  four bytes per granule, accessible as far as runs have been handed out. Of a slab's or a span block's granules:
+//           where its header is. Of a large run's first granule: its length in pages; of the granule before a padded
+//           head: how many granules of padding precede the head.
 //
 // Written under the lock of whoever owns the granule (central of its class, or large). Atomic: read without a lock by
 // whoever holds a pointer into the granule, which orders the read after the write; relaxed for that reason.
