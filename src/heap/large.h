@@ -1,6 +1,6 @@
 // Large runs: allocations above 512 KiB or aligned to more than a page, each a run of its own. Sizes are whole pages, only
-// they are handed out; fresh address space is rounded up by the buddy (it is free), so that a run can often grow where it
-// is. Elsewhere it takes its pages along.
+// they are handed out. A run grows where it is as long as what is behind it is free; elsewhere it takes its pages along, to a
+// place with room to grow on.
 //
 //   granule map   large_head, large_body … ; or large_padding …, large_padded_head, large_body … where an alignment
 //                 beyond the arena's own puts the head inside the buddy's run

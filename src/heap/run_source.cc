@@ -9,7 +9,7 @@ namespace {
 // What may be dirty however little is in use.
 constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
 // Beyond what was in use at the highest tide.
-constexpr std::uint64_t kSlackPart = 16;
+constexpr std::uint64_t kSlackPart = 5;
 constexpr GranuleCount kSlack{(std::size_t{1} << 20) / kGranuleSize};
 // Every so often both tides are looked at; the highest sinks by a part of the difference.
 constexpr std::uint64_t kTideNs = 250'000'000;

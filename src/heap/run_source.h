@@ -1,7 +1,7 @@
 // Where slabs and large runs get their memory: runs from the buddy with pages from the backing behind them, and the way
 // back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
 //
-//   bound  what is in use and what is dirty together stay near what was in use at the highest tide, at most a sixteenth
+//   bound  what is in use and what is dirty together stay near what was in use at the highest tide, at most a fifth
 //          and 2 MiB above; what is dirty alone stays below what is in use, or 128 MiB. Whoever frees beyond that
 //          purges. The highest tide sinks with time
 //   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
@@ -49,7 +49,7 @@ class RunSource final : public FreePages {
   void note_tides();
   void settle();
 
-  // Of everything that is dirty. Purges the smallest run first: it is of the least use.
+  // Of everything that is dirty. Purges the highest run first: it is what would be used last.
   PageCount dirty() const override;
   PageCount purge_dirty(PageCount most) override;
   // Purges all of it; how much.

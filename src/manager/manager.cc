@@ -28,15 +28,13 @@ std::size_t pool_bytes(std::size_t arena_size) { return std::max(arena_size / 64
 
 std::size_t array_bytes(std::size_t arena_size) {
   const GranuleCount granules = granules_of(arena_size);
-  return Pager::metadata_bytes(pages(granules)) + Heap::metadata_bytes(granules) +
-         MetadataArray<Buddy::Node>::bytes_for(granules.value);
+  return Pager::metadata_bytes(pages(granules)) + Heap::metadata_bytes(granules) + Buddy::metadata_bytes(granules);
 }
 
 // What describes one chunk of the arena once it is in use.
 PageCount metadata_per_chunk() {
   const GranuleCount granules = granules_of(Arena::kChunkSize);
-  return pages_up(Pager::metadata_bytes_per_chunk() + Heap::metadata_bytes(granules) +
-                  granules.value * sizeof(Buddy::Node));
+  return pages_up(Pager::metadata_bytes_per_chunk() + Heap::metadata_bytes(granules) + Buddy::metadata_bytes(granules));
 }
 
 MetadataSpace reserve(Arena& arena, const ManagerOptions& options, Arena::Layout (*layout_for)(std::size_t)) {
@@ -58,7 +56,7 @@ Manager::Manager(const ManagerOptions& options)
       budget_(budget_for(options.memory_limit_bytes)),
       space_(reserve(arena_, options, layout_for)),
       pool_(arena_.metadata() + array_bytes(arena_.size()), pool_bytes(arena_.size()), budget_),
-      buddy_(MetadataArray<Buddy::Node>(space_, granules_of(arena_.size()).value), granules_of(arena_.size())),
+      buddy_(space_, granules_of(arena_.size())),
       pager_(PagerOptions{.swap_directory = options.swap_directory,
                           .swap_bytes = options.swap_bytes,
                           .io = options.io,

@@ -7,386 +7,359 @@
 
 namespace polder {
 
-// What the node of a run's first granule says; all other nodes are zero.
-enum class Buddy::State : std::uint8_t {
-  none = 0,
-  free_clean,
-  free_dirty,
-  allocated,  // `next` granules
-};
-
 namespace {
 
-constexpr unsigned order_for(std::uint64_t granules) {
-  return granules <= 1 ? 0 : static_cast<unsigned>(std::bit_width(granules - 1));
+// How much larger a run may be that something growing is put into.
+constexpr std::uint64_t kRoom = 16;
+
+// How many dirty places are passed by in the search for a clean run, before it goes to where none are.
+constexpr unsigned kCleanLooks = 64;
+
+// Marks the length of a room, which lies behind a run's end.
+constexpr std::uint32_t kRoomBit = std::uint32_t{1} << 31;
+
+constexpr std::uint64_t round_up(std::uint64_t value, std::uint64_t step) { return (value + step - 1) / step * step; }
+
+// The first set bit of words at or after `from`, the number of bits when there is none.
+template <typename Words, typename Flip>
+unsigned next_bit(const Words& words, unsigned from, Flip flip) {
+  for (unsigned i = from / 64; i < words.size(); ++i) {
+    const std::uint64_t word = flip(words[i]) & (i == from / 64 ? ~std::uint64_t{0} << (from % 64) : ~std::uint64_t{0});
+    if (word != 0) return i * 64 + static_cast<unsigned>(std::countr_zero(word));
+  }
+  return static_cast<unsigned>(words.size() * 64);
 }
 
-// How much larger a run may be that something growing is put into.
-constexpr unsigned kRoomOrders = 4;
-
-// How many free runs are looked at for a stretch, on each of so many lists below the one of its own size.
-constexpr unsigned kStretchLooks = 8;
-constexpr unsigned kStretchOrders = 2;
-
-constexpr std::uint32_t length_of(unsigned order) { return std::uint32_t{1} << order; }
-
-constexpr unsigned index_of(Buddy::Contents contents) { return static_cast<unsigned>(contents); }
+constexpr auto kSet = [](std::uint64_t word) { return word; };
+constexpr auto kClear = [](std::uint64_t word) { return ~word; };
 
 }  // namespace
 
-Buddy::Buddy(MetadataArray<Node> nodes, GranuleCount granules)
-    : nodes_(nodes), granules_(static_cast<std::uint32_t>(granules.value)) {
-  POLDER_CHECK(granules.value > 0 && granules.value <= nodes.count() && granules.value < kNone,
-               "buddy's nodes do not cover its granules", granules.value, nodes.count());
-  for (auto& lists : heads_) std::fill(std::begin(lists), std::end(lists), kNone);
+Buddy::Buddy(MetadataSpace& space, GranuleCount granules)
+    : leaves_(space, round_up(granules.value, kLeafGranules) / kLeafGranules),
+      chunks_(space, round_up(granules.value, kChunkGranules) / kChunkGranules),
+      granules_(granules.value) {
+  POLDER_CHECK(granules.value > 0 && granules.value < kRoomBit, "buddy of so many granules", granules.value);
 }
 
-GranuleCount Buddy::rounded(GranuleCount granules) {
-  if (granules.value > kHighest) return {(granules.value + kHighest - 1) / kHighest * kHighest};
-  return {length_of(order_for(granules.value))};
+std::size_t Buddy::metadata_bytes(GranuleCount granules) {
+  return MetadataArray<Leaf>::bytes_for(round_up(granules.value, kLeafGranules) / kLeafGranules) +
+         MetadataArray<Chunk>::bytes_for(round_up(granules.value, kChunkGranules) / kChunkGranules);
 }
 
-// --- lists ------------------------------------------------------------------------------------------------------------
+std::uint64_t Buddy::rounded(std::uint64_t granules) { return std::bit_ceil(granules); }
 
-Buddy::State Buddy::state_locked(std::uint32_t granule) const { return static_cast<State>(node(granule).state); }
+// --- leaves and their tree --------------------------------------------------------------------------------------------
 
-void Buddy::push_locked(std::uint32_t granule, unsigned order, Contents contents) {
-  std::uint32_t& head = heads_[index_of(contents)][order];
-  node(granule) = {
-      .next = head,
-      .previous = kNone,
-      .state = static_cast<std::uint8_t>(contents == Contents::dirty ? State::free_dirty : State::free_clean),
-      .order = static_cast<std::uint8_t>(order),
-      .unused = 0};
-  if (head != kNone) node(head).previous = granule;
-  head = granule;
-  ++free_runs_[order];
-  free_ += length_of(order);
-  if (contents == Contents::dirty) dirty_.fetch_add(length_of(order), std::memory_order_relaxed);
-}
-
-Buddy::Contents Buddy::remove_locked(std::uint32_t granule) {
-  const Node its = node(granule);
-  const Contents contents = static_cast<State>(its.state) == State::free_dirty ? Contents::dirty : Contents::clean;
-  POLDER_CHECK(contents == Contents::dirty || static_cast<State>(its.state) == State::free_clean, "run is not free",
-               granule, its.state);
-  if (its.previous != kNone) {
-    node(its.previous).next = its.next;
-  } else {
-    POLDER_CHECK(heads_[index_of(contents)][its.order] == granule, "free run is not on its list", granule, its.order);
-    heads_[index_of(contents)][its.order] = its.next;
+Buddy::Free Buddy::free_of(const Words& used) {
+  Free free{};
+  unsigned begin = next_bit(used, 0, kClear);
+  while (begin < kLeafGranules) {
+    const unsigned end = next_bit(used, begin, kSet);
+    if (begin == 0) free.prefix = end;
+    if (end == kLeafGranules) free.suffix = end - begin;
+    free.longest = std::max<std::uint32_t>(free.longest, end - begin);
+    begin = next_bit(used, end, kClear);
   }
-  if (its.next != kNone) node(its.next).previous = its.previous;
-  --free_runs_[its.order];
-  free_ -= length_of(its.order);
-  if (contents == Contents::dirty) dirty_.fetch_sub(length_of(its.order), std::memory_order_relaxed);
-  node(granule) = {};
-  return contents;
+  return free;
 }
 
-// Coalesces with free buddies of the same contents.
-void Buddy::release_locked(std::uint32_t granule, unsigned order, Contents contents) {
-  const State same = contents == Contents::dirty ? State::free_dirty : State::free_clean;
-  while (order < kMaxOrder) {
-    const std::uint32_t buddy = granule ^ length_of(order);
-    if (buddy >= frontier_ || state_locked(buddy) != same || node(buddy).order != order) break;
-    remove_locked(buddy);
-    granule &= ~length_of(order);
-    ++order;
+// `length`: of each of the two.
+Buddy::Free Buddy::joined(const Free& low, const Free& high, std::uint32_t length) {
+  return {.prefix = low.prefix == length ? length + high.prefix : low.prefix,
+          .suffix = high.suffix == length ? length + low.suffix : high.suffix,
+          .longest = std::max({low.longest, high.longest, low.suffix + high.prefix})};
+}
+
+// Applies change(leaf, word, mask) to the granules' bits, then tells the tree.
+template <typename Change>
+void Buddy::change_locked(std::uint64_t first, std::uint64_t end, Change change) {
+  for (std::uint64_t at = first; at < end;) {
+    const auto start = static_cast<unsigned>(at % 64);
+    const std::uint64_t length = std::min<std::uint64_t>(end - at, 64 - start);
+    const std::uint64_t mask = (length == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << length) - 1) << start;
+    change(leaf(at), at % kLeafGranules / 64, mask);
+    at += length;
   }
-  push_locked(granule, order, contents);
+  summarise_locked(first, end);
 }
 
-// In aligned pieces, as large as they can be.
-void Buddy::release_range_locked(std::uint64_t first, std::uint64_t end, Contents contents) {
-  while (first < end) {
-    const auto order = std::min({static_cast<unsigned>(std::countr_zero(first)),
-                                 static_cast<unsigned>(std::bit_width(end - first)) - 1, kMaxOrder});
-    release_locked(static_cast<std::uint32_t>(first), order, contents);
-    first += length_of(order);
+void Buddy::summarise_locked(std::uint64_t first, std::uint64_t end) {
+  for (std::uint64_t at = first; at < end;) {
+    Chunk& chunk = chunks_[at / kChunkGranules];
+    const std::uint64_t chunk_end = std::min(end, (at / kChunkGranules + 1) * kChunkGranules);
+    auto low = static_cast<unsigned>(at % kChunkGranules / kLeafGranules);
+    auto high = static_cast<unsigned>((chunk_end - 1) % kChunkGranules / kLeafGranules);
+    for (unsigned i = low; i <= high; ++i) {
+      const Leaf& its = leaves_[at / kChunkGranules * kLeavesPerChunk + i];
+      chunk.nodes[kLeavesPerChunk + i] = free_of(its.used);
+      const std::uint64_t bit = std::uint64_t{1} << i;
+      const bool dirty = std::any_of(its.dirty.begin(), its.dirty.end(), [](std::uint64_t word) { return word != 0; });
+      chunk.dirty_leaves = dirty ? chunk.dirty_leaves | bit : chunk.dirty_leaves & ~bit;
+    }
+    low += kLeavesPerChunk;
+    high += kLeavesPerChunk;
+    for (std::uint32_t length = kLeafGranules; length < kChunkGranules; length *= 2) {
+      low /= 2;
+      high /= 2;
+      for (unsigned node = low; node <= high; ++node) {
+        chunk.nodes[node] = joined(chunk.nodes[2 * node], chunk.nodes[2 * node + 1], length);
+      }
+    }
+    at = chunk_end;
   }
 }
 
-void Buddy::set_allocated_locked(std::uint32_t granule, std::uint64_t length) {
-  node(granule) = {.next = static_cast<std::uint32_t>(length),
-                   .previous = 0,
-                   .state = static_cast<std::uint8_t>(State::allocated),
-                   .order = 0,
-                   .unused = 0};
+void Buddy::take_locked(std::uint64_t first, std::uint64_t end) {
+  std::uint64_t dirty = 0;
+  change_locked(first, end, [&](Leaf& leaf, std::size_t word, std::uint64_t mask) {
+    POLDER_CHECK((leaf.used[word] & mask) == 0, "run is not free", first, end);
+    leaf.used[word] |= mask;
+    dirty += static_cast<unsigned>(std::popcount(leaf.dirty[word] & mask));
+    leaf.dirty[word] &= ~mask;
+  });
+  allocated_.fetch_add(end - first, std::memory_order_relaxed);
+  if (dirty != 0) dirty_.fetch_sub(dirty, std::memory_order_relaxed);
 }
 
-Buddy::Node& Buddy::require_allocated_locked(GranuleId first, GranuleCount granules) const {
-  POLDER_CHECK(granules.value > 0 && first.value + granules.value <= frontier_, "run was never handed out", first.value,
-               granules.value, frontier_);
-  Node& its = node(first.value);
-  POLDER_CHECK(state_locked(first.value) == State::allocated &&
-                   (its.next == granules.value || its.next == rounded(granules).value),
-               "run is not allocated with that size", first.value, granules.value, its.state, its.next);
-  return its;
+void Buddy::release_locked(std::uint64_t first, std::uint64_t end, Contents contents) {
+  if (first == end) return;
+  change_locked(first, end, [&](Leaf& leaf, std::size_t word, std::uint64_t mask) {
+    POLDER_CHECK((leaf.used[word] & mask) == mask, "run is free already", first, end);
+    leaf.used[word] &= ~mask;
+    if (contents == Contents::dirty) leaf.dirty[word] |= mask;
+  });
+  allocated_.fetch_sub(end - first, std::memory_order_relaxed);
+  if (contents == Contents::dirty) dirty_.fetch_add(end - first, std::memory_order_relaxed);
 }
 
-// A block of the highest order more, or the arena's tail.
+// A chunk more, or the arena's tail, behind which everything is used.
 bool Buddy::advance_frontier_locked() {
   if (frontier_ == granules_) return false;
-  const std::uint32_t end = std::min(granules_ - frontier_, kHighest) + frontier_;
-  if (!nodes_.ensure(end).ok()) return false;
-  const std::uint32_t first = frontier_;
+  const std::uint64_t chunk = frontier_ / kChunkGranules;
+  const std::uint64_t end = std::min(frontier_ + kChunkGranules, granules_);
+  const std::uint64_t leaves_end = round_up(end, kLeafGranules);
+  if (!leaves_.ensure(leaves_end / kLeafGranules).ok() || !chunks_.ensure(chunk + 1).ok()) return false;
+  for (std::uint64_t granule = end; granule < leaves_end; ++granule) {
+    leaf(granule).used[granule % kLeafGranules / 64] |= std::uint64_t{1} << (granule % 64);
+  }
+  summarise_locked(frontier_, end);
   frontier_ = end;
-  release_range_locked(first, end, Contents::clean);
   return true;
 }
 
-// Coalesces buddies of different contents, as dirty runs, from the lowest order upwards; whether there were any.
-bool Buddy::coalesce_mixed_locked() {
-  bool any = false;
-  for (unsigned order = 0; order < kMaxOrder; ++order) {
-    std::uint32_t next = kNone;
-    for (std::uint32_t granule = heads_[index_of(Contents::dirty)][order]; granule != kNone; granule = next) {
-      next = node(granule).next;
-      const std::uint32_t buddy = granule ^ length_of(order);
-      if (buddy >= frontier_ || state_locked(buddy) != State::free_clean || node(buddy).order != order) continue;
-      remove_locked(granule);
-      remove_locked(buddy);
-      // Removes runs of higher orders only, so `next` stays valid.
-      release_locked(granule & ~length_of(order), order + 1, Contents::dirty);
-      any = true;
-    }
-  }
-  return any;
+bool Buddy::is_used_locked(std::uint64_t granule) const {
+  return (leaf(granule).used[granule % kLeafGranules / 64] >> (granule % 64) & 1) != 0;
 }
 
-// --- allocate ---------------------------------------------------------------------------------------------------------
+template <typename Flip>
+std::uint64_t Buddy::next_locked(Words Leaf::*words, Flip flip, std::uint64_t first, std::uint64_t end) const {
+  while (first < end) {
+    const std::uint64_t base = first / kLeafGranules * kLeafGranules;
+    const unsigned bit = next_bit(leaf(first).*words, static_cast<unsigned>(first - base), flip);
+    if (bit != kLeafGranules) return std::min(base + bit, end);
+    first = base + kLeafGranules;
+  }
+  return end;
+}
+
+std::uint64_t Buddy::next_used_locked(std::uint64_t first, std::uint64_t end) const {
+  return next_locked(&Leaf::used, kSet, first, end);
+}
+
+std::uint64_t Buddy::next_dirty_locked(std::uint64_t first, std::uint64_t end) const {
+  return next_locked(&Leaf::dirty, kSet, first, end);
+}
+
+// Granules of the room behind a run that ends there.
+std::uint64_t Buddy::room_locked(std::uint64_t end) const {
+  if (end >= frontier_) return 0;
+  const std::uint32_t length = length_at(end);
+  return (length & kRoomBit) != 0 ? length & ~kRoomBit : 0;
+}
+
+void Buddy::set_room_locked(std::uint64_t first, std::uint64_t length) {
+  if (length != 0) length_at(first) = kRoomBit | static_cast<std::uint32_t>(length);
+}
+
+void Buddy::require_allocated_locked(GranuleId first, GranuleCount granules) const {
+  POLDER_CHECK(granules.value > 0 && first.value + granules.value <= frontier_, "run was never handed out", first.value,
+               granules.value, frontier_);
+  POLDER_CHECK(length_at(first.value) == granules.value && is_used_locked(first.value),
+               "run is not allocated with that size", first.value, granules.value, length_at(first.value));
+}
+
+// --- search -----------------------------------------------------------------------------------------------------------
+
+bool Buddy::search_leaf_locked(Search& search, std::uint64_t first) const {
+  const Words& used = leaf(first).used;
+  unsigned at = search.from > first ? static_cast<unsigned>(search.from - first) : 0;
+  while (at < kLeafGranules) {
+    const unsigned end = next_bit(used, at, kSet);
+    if (first + end - search.start >= search.length) {
+      search.found = search.start;
+      return true;
+    }
+    if (end == kLeafGranules) return false;
+    at = next_bit(used, end, kClear);
+    search.start = first + at;
+  }
+  return false;
+}
+
+// `length` granules from `first`, which nothing but the end of is before the search's beginning.
+bool Buddy::search_node_locked(Search& search, const Chunk& chunk, unsigned node, std::uint64_t first,
+                               std::uint32_t length) const {
+  if (first + length <= search.from) return false;
+  if (first >= search.from) {
+    const Free& free = chunk.nodes[node];
+    if (first + free.prefix - search.start >= search.length) {
+      search.found = search.start;
+      return true;
+    }
+    if (free.longest < search.length) {
+      if (free.suffix != length) search.start = first + length - free.suffix;
+      return false;
+    }
+  }
+  if (length == kLeafGranules) return search_leaf_locked(search, first);
+  return search_node_locked(search, chunk, 2 * node, first, length / 2) ||
+         search_node_locked(search, chunk, 2 * node + 1, first + length / 2, length / 2);
+}
+
+// The lowest `length` free granules at or after `from`; kNowhere when there are none. Advances the frontier for them.
+std::uint64_t Buddy::first_fit_locked(std::uint64_t from, std::uint64_t length) {
+  Search search{.from = from, .length = length, .start = from, .found = kNowhere};
+  for (std::uint64_t first = from / kChunkGranules * kChunkGranules;; first += kChunkGranules) {
+    while (first >= frontier_) {
+      if (search.start + length > granules_ || !advance_frontier_locked()) return kNowhere;
+    }
+    if (search_node_locked(search, chunks_[first / kChunkGranules], 1, first, kChunkGranules)) return search.found;
+  }
+}
+
+std::uint64_t Buddy::aligned_fit_locked(std::uint64_t length, std::uint64_t alignment) {
+  std::uint64_t found = first_fit_locked(0, length);
+  while (found != kNowhere && found % alignment != 0) found = first_fit_locked(round_up(found, alignment), length);
+  return found;
+}
+
+std::uint64_t Buddy::clean_fit_locked(std::uint64_t length) {
+  std::uint64_t from = 0;
+  for (unsigned looks = 0; looks < kCleanLooks; ++looks) {
+    const std::uint64_t found = first_fit_locked(from, length);
+    if (found == kNowhere) return kNowhere;
+    from = next_dirty_locked(found, found + length);
+    if (from == found + length) return found;
+    from = next_locked(&Leaf::dirty, kClear, from, found + length);
+  }
+  for (std::uint64_t chunk = frontier_ / kChunkGranules + 1; chunk-- > 0;) {
+    if (chunk * kChunkGranules >= frontier_ || chunks_[chunk].dirty_leaves == 0) continue;
+    const auto last = static_cast<unsigned>(std::bit_width(chunks_[chunk].dirty_leaves)) - 1;
+    return first_fit_locked(chunk * kChunkGranules + (last + 1) * kLeafGranules, length);
+  }
+  return first_fit_locked(0, length);
+}
+
+std::uint64_t Buddy::roomy_fit_locked(std::uint64_t length) {
+  for (std::uint64_t room = kRoom; room != 0; room /= 2) {
+    if (const std::uint64_t found = first_fit_locked(0, length * room); found != kNowhere) return found;
+  }
+  return kNowhere;
+}
+
+// --- allocate and free ------------------------------------------------------------------------------------------------
 
 std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount alignment, Fit fit) {
   POLDER_CHECK(granules.value > 0 && std::has_single_bit(alignment.value), "bad request to the buddy", granules.value,
                alignment.value);
   if (granules.value > granules_ || alignment.value > granules_) return std::nullopt;
   const os::MutexLock lock(mutex_);
-  std::uint64_t length = rounded(granules).value;
-  std::optional<Taken> taken;
-  if (length > kHighest || alignment.value > kHighest) {
-    taken = take_blocks_locked((length + kHighest - 1) / kHighest,
-                               std::max<std::uint64_t>(alignment.value / kHighest, 1), length);
-  } else {
-    const unsigned order = order_for(std::max(length, alignment.value));
-    if (fit == Fit::clean) taken = take_clean_locked(order, length);
-    if (fit == Fit::roomy) taken = take_roomy_locked(order, length);
-    if (!taken && length == granules.value) taken = take_head_locked(order, Contents::dirty, length);
-    if (!taken && alignment.value == 1) {
-      taken = take_stretch_locked(granules.value);
-      if (taken) length = granules.value;
-    }
-    if (!taken) taken = take_order_locked(order, length);
+  const std::uint64_t length = granules.value;
+  std::uint64_t first = kNowhere;
+  if (alignment.value == 1 && fit == Fit::roomy) first = roomy_fit_locked(length);
+  if (alignment.value == 1 && fit == Fit::clean) {
+    first = clean_fit_locked(rounded(length));
+    if (first == kNowhere) first = clean_fit_locked(length);
   }
-  if (!taken) return std::nullopt;
-  if (taken->dirty) {
-    // Room to grow is free only while nothing is resident there.
-    release_range_locked(taken->first.value + granules.value, taken->first.value + length, Contents::dirty);
-    length = granules.value;
+  if (first == kNowhere) first = aligned_fit_locked(length, alignment.value);
+  if (first == kNowhere) return std::nullopt;
+
+  std::uint64_t end = first + length;
+  const bool dirty = next_dirty_locked(first, end) != end;
+  if (fit != Fit::tight) {
+    // Room is free only while nothing is resident there.
+    const std::uint64_t room_end = std::min(first + rounded(length), frontier_);
+    end = std::min(next_used_locked(end, room_end), next_dirty_locked(end, room_end));
   }
-  set_allocated_locked(taken->first.value, length);
-  allocated_.fetch_add(length, std::memory_order_relaxed);
-  return taken;
+  take_locked(first, end);
+  length_at(first) = static_cast<std::uint32_t>(length);
+  set_room_locked(first + length, end - first - length);
+  return Taken{{static_cast<std::uint32_t>(first)}, dirty};
 }
-
-// A run of the order, of which what is beyond `length` stays free.
-std::optional<Buddy::Taken> Buddy::take_order_locked(unsigned order, std::uint64_t length) {
-  while (true) {
-    if (const std::optional<Taken> taken = take_listed_locked(order, length)) return taken;
-    if (!advance_frontier_locked() && !coalesce_mixed_locked()) return std::nullopt;
-  }
-}
-
-std::optional<Buddy::Taken> Buddy::take_listed_locked(unsigned order, std::uint64_t length) {
-  for (const Contents contents : {Contents::dirty, Contents::clean}) {
-    for (unsigned from = order; from <= kMaxOrder; ++from) {
-      if (const std::optional<Taken> taken = take_head_locked(from, contents, length)) return taken;
-    }
-  }
-  return std::nullopt;
-}
-
-std::optional<Buddy::Taken> Buddy::take_clean_locked(unsigned order, std::uint64_t length) {
-  do {
-    for (unsigned from = order; from <= kMaxOrder; ++from) {
-      if (const std::optional<Taken> taken = take_head_locked(from, Contents::clean, length)) return taken;
-    }
-  } while (advance_frontier_locked());
-  return std::nullopt;
-}
-
-std::optional<Buddy::Taken> Buddy::take_roomy_locked(unsigned order, std::uint64_t length) {
-  for (unsigned from = std::min(order + kRoomOrders, kMaxOrder); from > order; --from) {
-    if (const std::optional<Taken> taken = take_head_locked(from, Contents::dirty, length)) return taken;
-  }
-  return std::nullopt;
-}
-
-// Neighbouring free runs that are long enough together, whatever their orders: what comes and goes in lengths that are no
-// powers of two leaves such. The runs that are found are dirty for at least half of the length; of a long one before them
-// the beginning is taken, dirty or not. Looks at a few runs only.
-std::optional<Buddy::Taken> Buddy::take_stretch_locked(std::uint64_t length) {
-  const unsigned largest = static_cast<unsigned>(std::bit_width(length)) - 1;
-  for (unsigned order = largest + 1; order-- > largest - std::min(largest, kStretchOrders);) {
-    std::uint32_t run = heads_[index_of(Contents::dirty)][order];
-    for (unsigned looks = 0; run != kNone && looks < kStretchLooks; ++looks, run = node(run).next) {
-      std::uint64_t first = run;
-      std::uint64_t end = run;
-      std::uint64_t dirty = 0;
-      while (end - first < length && end < frontier_ && is_head_of_free_locked(static_cast<std::uint32_t>(end))) {
-        dirty += dirty_length_locked(static_cast<std::uint32_t>(end));
-        end += length_of(node(static_cast<std::uint32_t>(end)).order);
-      }
-      while (end - first < length && first != 0) {
-        const std::uint32_t before = free_run_of_locked(static_cast<std::uint32_t>(first) - 1);
-        if (before == kNone) break;
-        dirty += dirty_length_locked(before);
-        first = before;
-      }
-      if (end - first < length || 2 * dirty < length) continue;
-      for (std::uint64_t next = first; next < first + length;) {
-        const std::uint64_t next_end = next + length_of(node(static_cast<std::uint32_t>(next)).order);
-        const Contents contents = remove_locked(static_cast<std::uint32_t>(next));
-        if (next_end > first + length) release_range_locked(first + length, next_end, contents);
-        next = next_end;
-      }
-      return Taken{{static_cast<std::uint32_t>(first)}, true};
-    }
-  }
-  return std::nullopt;
-}
-
-bool Buddy::is_head_of_free_locked(std::uint32_t granule) const {
-  const State state = state_locked(granule);
-  return state == State::free_clean || state == State::free_dirty;
-}
-
-std::uint64_t Buddy::dirty_length_locked(std::uint32_t run) const {
-  return state_locked(run) == State::free_dirty ? length_of(node(run).order) : 0;
-}
-
-// The beginning of the first run on a list.
-std::optional<Buddy::Taken> Buddy::take_head_locked(unsigned order, Contents contents, std::uint64_t length) {
-  const std::uint32_t granule = heads_[index_of(contents)][order];
-  if (granule == kNone) return std::nullopt;
-  remove_locked(granule);
-  release_range_locked(granule + length, std::uint64_t{granule} + length_of(order), contents);
-  return Taken{{granule}, contents == Contents::dirty};
-}
-
-// First fit over whole blocks, of which those beyond the frontier count as free.
-std::optional<Buddy::Taken> Buddy::take_blocks_locked(std::uint64_t blocks, std::uint64_t alignment,
-                                                      std::uint64_t length) {
-  const std::uint64_t whole = granules_ / kHighest;
-  const auto is_free = [this](std::uint64_t block) POLDER_NO_THREAD_SAFETY_ANALYSIS {
-    const auto granule = static_cast<std::uint32_t>(block * kHighest);
-    if (granule >= frontier_) return true;
-    const State state = state_locked(granule);
-    return (state == State::free_clean || state == State::free_dirty) && node(granule).order == kMaxOrder;
-  };
-  for (bool coalesced = false;; coalesced = true) {
-    for (std::uint64_t start = 0; start + blocks <= whole;) {
-      std::uint64_t found = 0;
-      while (found < blocks && is_free(start + found)) ++found;
-      if (found < blocks) {
-        start = (start + found + alignment) / alignment * alignment;
-        continue;
-      }
-      const auto first = static_cast<std::uint32_t>(start * kHighest);
-      while (frontier_ < first + blocks * kHighest) {
-        if (!advance_frontier_locked()) return std::nullopt;
-      }
-      bool dirty = false;
-      for (std::uint64_t block = 0; block < blocks; ++block) {
-        dirty |= remove_locked(static_cast<std::uint32_t>(first + block * kHighest)) == Contents::dirty;
-      }
-      release_range_locked(first + length, first + blocks * kHighest, dirty ? Contents::dirty : Contents::clean);
-      return Taken{{first}, dirty};
-    }
-    if (coalesced || !coalesce_mixed_locked()) return std::nullopt;
-  }
-}
-
-// --- free -------------------------------------------------------------------------------------------------------------
 
 void Buddy::free(GranuleId first, GranuleCount granules, Contents contents) {
   const os::MutexLock lock(mutex_);
-  Node& its = require_allocated_locked(first, granules);
-  const std::uint64_t length = its.next;
-  its = {};
-  release_range_locked(first.value, first.value + granules.value, contents);
-  release_range_locked(first.value + granules.value, first.value + length, Contents::clean);
-  allocated_.fetch_sub(length, std::memory_order_relaxed);
+  require_allocated_locked(first, granules);
+  const std::uint64_t end = first.value + granules.value;
+  const std::uint64_t room = room_locked(end);
+  length_at(first.value) = 0;
+  release_locked(first.value, end, contents);
+  if (room == 0) return;
+  length_at(end) = 0;
+  release_locked(end, end + room, Contents::clean);
 }
 
 void Buddy::shrink(GranuleId first, GranuleCount from, GranuleCount to, Contents tail) {
   POLDER_CHECK(to.value > 0 && to <= from, "run does not shrink", to.value, from.value);
   const os::MutexLock lock(mutex_);
-  Node& its = require_allocated_locked(first, from);
-  const std::uint64_t length = its.next;
-  its.next = static_cast<std::uint32_t>(to.value);
-  release_range_locked(first.value + to.value, first.value + from.value, tail);
-  release_range_locked(first.value + from.value, first.value + length, Contents::clean);
-  allocated_.fetch_sub(length - to.value, std::memory_order_relaxed);
+  require_allocated_locked(first, from);
+  const std::uint64_t end = first.value + from.value;
+  if (const std::uint64_t room = room_locked(end); room != 0) {
+    length_at(end) = 0;
+    release_locked(end, end + room, Contents::clean);
+  }
+  length_at(first.value) = static_cast<std::uint32_t>(to.value);
+  release_locked(first.value + to.value, end, tail);
 }
 
 bool Buddy::extend(GranuleId first, GranuleCount from, GranuleCount to) {
   POLDER_CHECK(to >= from, "run does not grow", to.value, from.value);
   const os::MutexLock lock(mutex_);
-  Node& its = require_allocated_locked(first, from);
-  if (to.value <= its.next) return true;
+  require_allocated_locked(first, from);
+  const std::uint64_t old_end = first.value + from.value;
   const std::uint64_t end = first.value + to.value;
-  const std::uint64_t old_end = first.value + its.next;
-  while (frontier_ < end) {
-    // Only where everything up to the frontier is free can the run go beyond it.
-    if (!is_free_locked(old_end, frontier_) || !advance_frontier_locked()) return false;
+  const std::uint64_t room_end = old_end + room_locked(old_end);
+  if (end > room_end) {
+    if (end > granules_ || next_used_locked(room_end, std::min(end, frontier_)) < std::min(end, frontier_))
+      return false;
+    while (frontier_ < end) {
+      if (!advance_frontier_locked()) return false;
+    }
+    take_locked(room_end, end);
   }
-  if (!is_free_locked(old_end, end)) return false;
-  for (std::uint64_t next = old_end; next < end;) {
-    const std::uint32_t free_run = free_run_of_locked(static_cast<std::uint32_t>(next));
-    const std::uint64_t free_end = std::uint64_t{free_run} + length_of(node(free_run).order);
-    const Contents contents = remove_locked(free_run);
-    release_range_locked(std::max(end, std::uint64_t{free_run}), free_end, contents);
-    next = free_end;
-  }
-  allocated_.fetch_add(end - old_end, std::memory_order_relaxed);
-  its.next = static_cast<std::uint32_t>(to.value);
-  return true;
-}
-
-// The first granule of the free run that the granule, below the frontier, is part of; kNone when it is not free.
-std::uint32_t Buddy::free_run_of_locked(std::uint32_t granule) const {
-  for (unsigned order = 0; order <= kMaxOrder; ++order) {
-    const std::uint32_t first = granule & ~(length_of(order) - 1);
-    const State state = state_locked(first);
-    if (state == State::none) continue;
-    const bool free = state == State::free_clean || state == State::free_dirty;
-    return free && node(first).order >= order ? first : kNone;
-  }
-  return kNone;
-}
-
-bool Buddy::is_free_locked(std::uint64_t first, std::uint64_t end) const {
-  while (first < end) {
-    const std::uint32_t free_run = free_run_of_locked(static_cast<std::uint32_t>(first));
-    if (free_run == kNone) return false;
-    first = std::uint64_t{free_run} + length_of(node(free_run).order);
-  }
+  if (room_end != old_end) length_at(old_end) = 0;
+  if (end < room_end) set_room_locked(end, room_end - end);
+  length_at(first.value) = static_cast<std::uint32_t>(to.value);
   return true;
 }
 
 std::optional<Buddy::DirtyRun> Buddy::isolate_dirty(GranuleCount most) {
   const os::MutexLock lock(mutex_);
-  for (unsigned order = 0; order < kOrderCount; ++order) {
-    const std::uint32_t granule = heads_[index_of(Contents::dirty)][order];
-    if (granule == kNone) continue;
-    remove_locked(granule);
-    const std::uint64_t length = std::clamp<std::uint64_t>(most.value, 1, length_of(order));
-    const auto first = static_cast<std::uint32_t>(granule + length_of(order) - length);
-    release_range_locked(granule, first, Contents::dirty);
-    set_allocated_locked(first, length);
-    allocated_.fetch_add(length, std::memory_order_relaxed);
-    return DirtyRun{{first}, {length}};
+  if (dirty().value == 0) return std::nullopt;
+  for (std::uint64_t chunk = round_up(frontier_, kChunkGranules) / kChunkGranules; chunk-- > 0;) {
+    if (chunks_[chunk].dirty_leaves == 0) continue;
+    const auto last = static_cast<unsigned>(std::bit_width(chunks_[chunk].dirty_leaves)) - 1;
+    const std::uint64_t base = chunk * kChunkGranules + std::uint64_t{last} * kLeafGranules;
+    const Words& dirty = leaf(base).dirty;
+    unsigned end = kLeafGranules;
+    const auto is_dirty = [&](unsigned bit) { return (dirty[bit / 64] >> (bit % 64) & 1) != 0; };
+    while (!is_dirty(end - 1)) --end;
+    unsigned first = end - 1;
+    while (first != 0 && end - first < most.value && is_dirty(first - 1)) --first;
+    take_locked(base + first, base + end);
+    length_at(base + first) = end - first;
+    return DirtyRun{{static_cast<std::uint32_t>(base + first)}, {end - first}};
   }
   return std::nullopt;
 }
@@ -396,73 +369,85 @@ std::optional<Buddy::DirtyRun> Buddy::isolate_dirty(GranuleCount most) {
 Buddy::Statistics Buddy::statistics() const {
   const os::MutexLock lock(mutex_);
   Statistics statistics;
-  std::copy(std::begin(free_runs_), std::end(free_runs_), std::begin(statistics.free_runs));
-  statistics.free = {free_};
   statistics.dirty = dirty();
   statistics.allocated = allocated();
   statistics.frontier = {frontier_};
+  statistics.free = {frontier_ - allocated().value};
+  for (std::uint64_t first = 0; first < frontier_;) {
+    first = next_locked(&Leaf::used, kClear, first, frontier_);
+    const std::uint64_t end = next_used_locked(first, frontier_);
+    // In aligned blocks, as large as they can be.
+    while (first < end) {
+      const auto order = std::min({static_cast<unsigned>(std::countr_zero(first)),
+                                   static_cast<unsigned>(std::bit_width(end - first)) - 1, kMaxOrder});
+      ++statistics.free_runs[order];
+      first += std::uint64_t{1} << order;
+    }
+  }
   return statistics;
 }
 
 void Buddy::verify() const {
   const os::MutexLock lock(mutex_);
-  POLDER_CHECK(frontier_ == granules_ || frontier_ % kHighest == 0, "frontier inside a block", frontier_);
-  std::uint64_t free_granules = 0;
-  std::uint64_t dirty_granules = 0;
-  std::uint64_t allocated_granules = 0;
-  std::uint64_t runs[kOrderCount] = {};
-  for (std::uint32_t granule = 0; granule < frontier_;) {
-    const Node& its = node(granule);
-    const State state = state_locked(granule);
-    POLDER_CHECK(state != State::none, "granule in no run", granule);
-    const std::uint64_t length = state == State::allocated ? its.next : length_of(its.order);
-    POLDER_CHECK(length > 0 && granule + length <= frontier_, "run crosses the frontier", granule, length, frontier_);
-    if (state == State::allocated) {
-      allocated_granules += length;
-    } else {
-      POLDER_CHECK(its.order <= kMaxOrder && granule % length == 0, "free run is not aligned", granule, its.order);
-      free_granules += length;
-      ++runs[its.order];
-      if (state == State::free_dirty) dirty_granules += length;
-      const std::uint32_t buddy = granule ^ length_of(its.order);
-      POLDER_CHECK(its.order == kMaxOrder || buddy >= frontier_ || state_locked(buddy) != state ||
-                       node(buddy).order != its.order,
-                   "free buddies coexist", granule, buddy, its.order);
+  POLDER_CHECK(frontier_ == granules_ || frontier_ % kChunkGranules == 0, "frontier inside a chunk", frontier_);
+  for (std::uint64_t first = 0; first < frontier_; first += kLeafGranules) verify_leaf_locked(first);
+  for (std::uint64_t chunk = 0; chunk * kChunkGranules < frontier_; ++chunk) {
+    std::uint32_t length = kChunkGranules / 2;
+    for (unsigned node = 1; node < kLeavesPerChunk; ++node) {
+      const auto& nodes = chunks_[chunk].nodes;
+      if (node != 1 && std::has_single_bit(node)) length /= 2;
+      const Free expected = joined(nodes[2 * node], nodes[2 * node + 1], length);
+      POLDER_CHECK(expected.prefix == nodes[node].prefix && expected.suffix == nodes[node].suffix &&
+                       expected.longest == nodes[node].longest,
+                   "a node of the buddies' tree is wrong", chunk, node);
     }
-    for (std::uint64_t inside = granule + 1; inside < granule + length; ++inside) {
-      POLDER_CHECK(state_locked(static_cast<std::uint32_t>(inside)) == State::none, "run inside a run", granule,
-                   inside);
-    }
-    granule = static_cast<std::uint32_t>(granule + length);
   }
-  POLDER_CHECK(free_granules == free_, "count of free granules is wrong", free_granules, free_);
+  verify_runs_locked();
+}
+
+void Buddy::verify_leaf_locked(std::uint64_t first) const {
+  const Leaf& its = leaf(first);
+  const Chunk& chunk = chunks_[first / kChunkGranules];
+  const auto index = static_cast<unsigned>(first % kChunkGranules / kLeafGranules);
+  const Free expected = free_of(its.used);
+  const Free& node = chunk.nodes[kLeavesPerChunk + index];
+  POLDER_CHECK(expected.prefix == node.prefix && expected.suffix == node.suffix && expected.longest == node.longest,
+               "a leaf of the buddies' tree is wrong", first);
+  bool dirty = false;
+  for (unsigned i = 0; i < kWords; ++i) {
+    POLDER_CHECK((its.dirty[i] & its.used[i]) == 0, "used granules are dirty", first, i);
+    dirty |= its.dirty[i] != 0;
+  }
+  POLDER_CHECK(dirty == ((chunk.dirty_leaves >> index & 1) != 0), "a chunk does not know its dirty leaves", first);
+}
+
+// Every used granule belongs to one run, or to the room behind one.
+void Buddy::verify_runs_locked() const {
+  std::uint64_t allocated_granules = 0;
+  std::uint64_t dirty_granules = 0;
+  bool behind_a_run = false;
+  for (std::uint64_t granule = 0; granule < frontier_;) {
+    const std::uint32_t length = length_at(granule) & ~kRoomBit;
+    if (!is_used_locked(granule)) {
+      POLDER_CHECK(length_at(granule) == 0, "free granule has a length", granule, length_at(granule));
+      dirty_granules += next_dirty_locked(granule, granule + 1) == granule;
+      behind_a_run = false;
+      ++granule;
+      continue;
+    }
+    POLDER_CHECK(length != 0 && granule + length <= frontier_, "granule in no run", granule, length);
+    const bool room = (length_at(granule) & kRoomBit) != 0;
+    POLDER_CHECK(!room || behind_a_run, "room without a run", granule, length);
+    for (std::uint64_t inside = granule + 1; inside < granule + length; ++inside) {
+      POLDER_CHECK(is_used_locked(inside) && length_at(inside) == 0, "run inside a run", granule, inside);
+    }
+    behind_a_run = !room;
+    allocated_granules += length;
+    granule += length;
+  }
   POLDER_CHECK(dirty_granules == dirty().value, "count of dirty granules is wrong", dirty_granules, dirty().value);
   POLDER_CHECK(allocated_granules == allocated().value, "count of allocated granules is wrong", allocated_granules,
                allocated().value);
-  for (unsigned order = 0; order < kOrderCount; ++order) {
-    POLDER_CHECK(runs[order] == free_runs_[order], "count of free runs is wrong", order, runs[order],
-                 free_runs_[order]);
-  }
-  verify_lists_locked();
-}
-
-// Every list holds free runs of its order and contents, and together as many as there are.
-void Buddy::verify_lists_locked() const {
-  for (unsigned order = 0; order < kOrderCount; ++order) {
-    std::uint64_t listed = 0;
-    for (const Contents contents : {Contents::clean, Contents::dirty}) {
-      const State state = contents == Contents::dirty ? State::free_dirty : State::free_clean;
-      std::uint32_t previous = kNone;
-      for (std::uint32_t granule = heads_[index_of(contents)][order]; granule != kNone; granule = node(granule).next) {
-        POLDER_CHECK(granule < frontier_ && state_locked(granule) == state && node(granule).order == order,
-                     "run on the wrong list", granule, order);
-        POLDER_CHECK(node(granule).previous == previous, "free list is torn", granule, order, previous);
-        previous = granule;
-        POLDER_CHECK(++listed <= free_runs_[order], "free list is longer than its count", order, listed);
-      }
-    }
-    POLDER_CHECK(listed == free_runs_[order], "free list is shorter than its count", order, listed);
-  }
 }
 
 }  // namespace polder

@@ -24,7 +24,7 @@ class HeapInstance {
     EXPECT_TRUE(arena_.reserve(arena_size, arena_size, layout).ok());
     space_ = std::make_unique<MetadataSpace>(arena_.metadata(), arena_.metadata_size());
     const GranuleCount granules{arena_.size() >> kGranuleShift};
-    buddy_ = std::make_unique<Buddy>(MetadataArray<Buddy::Node>(*space_, granules.value), granules);
+    buddy_ = std::make_unique<Buddy>(*space_, granules);
     pool_ = std::make_unique<MetadataPool>(space_->take(kPoolSize), kPoolSize, budget_);
     backing_ = std::make_unique<FakeBacking>(arena_, memory);
     heap_ = std::make_unique<Heap>(arena_, *buddy_, *backing_, *pool_, *space_, clock);
@@ -57,7 +57,7 @@ class HeapInstance {
   static Arena::Layout layout(std::size_t arena_size) {
     const GranuleCount granules{arena_size >> kGranuleShift};
     return {
-        .metadata = Heap::metadata_bytes(granules) + MetadataArray<Buddy::Node>::bytes_for(granules.value) + kPoolSize,
+        .metadata = Heap::metadata_bytes(granules) + Buddy::metadata_bytes(granules) + kPoolSize,
         .staging = 0};
   }
 

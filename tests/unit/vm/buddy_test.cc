@@ -18,19 +18,17 @@ namespace {
 constexpr std::uint64_t kBlock = std::uint64_t{1} << Buddy::kMaxOrder;
 using Contents = Buddy::Contents;
 
-// A buddy of its own over nothing but its nodes.
+// A buddy of its own over nothing but its metadata.
 class Instance {
  public:
   explicit Instance(std::uint64_t granules)
-      : reservation_(MetadataArray<Buddy::Node>::bytes_for(granules)),
-        space_(reservation_.space()),
-        buddy_(MetadataArray<Buddy::Node>(space_, granules), {granules}) {}
+      : reservation_(Buddy::metadata_bytes({granules})), space_(reservation_.space()), buddy_(space_, {granules}) {}
 
   Buddy* operator->() { return &buddy_; }
 
   // The granule, or -1.
-  std::int64_t take(std::uint64_t granules, std::uint64_t alignment = 1) {
-    const std::optional<Buddy::Taken> taken = buddy_.allocate({granules}, {alignment});
+  std::int64_t take(std::uint64_t granules, std::uint64_t alignment = 1, Buddy::Fit fit = Buddy::Fit::tight) {
+    const std::optional<Buddy::Taken> taken = buddy_.allocate({granules}, {alignment}, fit);
     return taken ? std::int64_t{taken->first.value} : -1;
   }
   void give(std::int64_t first, std::uint64_t granules, Contents contents) {
@@ -42,14 +40,6 @@ class Instance {
   MetadataSpace space_;
   Buddy buddy_;
 };
-
-TEST(Buddy, RoundsToPowersOfTwoAndToWholeBlocks) {
-  EXPECT_EQ(Buddy::rounded({1}).value, 1U);
-  EXPECT_EQ(Buddy::rounded({3}).value, 4U);
-  EXPECT_EQ(Buddy::rounded({kBlock}).value, kBlock);
-  EXPECT_EQ(Buddy::rounded({kBlock + 1}).value, 2 * kBlock);
-  EXPECT_EQ(Buddy::rounded({5 * kBlock}).value, 5 * kBlock);
-}
 
 TEST(Buddy, HandsOutATailOfAnyLength) {
   Instance buddy(512 + 64 + 3);
@@ -64,87 +54,131 @@ TEST(Buddy, HandsOutATailOfAnyLength) {
   EXPECT_EQ(buddy->statistics().free.value, 0U);
 }
 
-TEST(Buddy, PrefersDirtyOfTheFittingOrderThenDirtyThenClean) {
-  Instance buddy(1024);
-  const std::int64_t one = buddy.take(1);     // 0
-  const std::int64_t large = buddy.take(64);  // 64
-  const std::int64_t other = buddy.take(1);   // 1
-  buddy.give(large, 64, Contents::dirty);
-  EXPECT_EQ(buddy.take(1), large);  // dirty, though clean ones fit better
-  buddy.give(one, 1, Contents::dirty);
-  EXPECT_EQ(buddy.take(1), one);  // of the fitting order
-  buddy->verify();
-  EXPECT_EQ(other, 1);
-  const std::optional<Buddy::Taken> huge = buddy->allocate({256});
-  ASSERT_TRUE(huge);
-  EXPECT_FALSE(huge->dirty);
-}
-
-TEST(Buddy, GivesWhatGrowsTheBeginningOfALargerDirtyRun) {
-  Instance buddy(1024);
-  const std::int64_t one = buddy.take(1);     // 0
-  const std::int64_t large = buddy.take(16);  // 16
-  const std::int64_t huge = buddy.take(64);   // 64
-  buddy.give(one, 1, Contents::dirty);
-  buddy.give(large, 16, Contents::dirty);
-  buddy.give(huge, 64, Contents::dirty);
-  const std::optional<Buddy::Taken> growing = buddy->allocate({1}, {1}, Buddy::Fit::roomy);
-  ASSERT_TRUE(growing);
-  EXPECT_EQ(growing->first.value, large);  // 64 would be too much
-  EXPECT_TRUE(growing->dirty);
-  EXPECT_TRUE(buddy->extend(growing->first, {1}, {16}));
-  const std::optional<Buddy::Taken> other = buddy->allocate({64}, {1}, Buddy::Fit::roomy);
-  ASSERT_TRUE(other);
-  EXPECT_EQ(other->first.value, huge);  // none is larger
-  EXPECT_EQ(buddy.take(1), one);
+TEST(Buddy, TakesTheLowestThatIsLongEnoughWhateverItsPages) {
+  Instance buddy(2 * kBlock);
+  std::vector<std::int64_t> all;
+  for (int i = 0; i < 64; ++i) all.push_back(buddy.take(100));
+  buddy.give(all[40], 100, Contents::dirty);
+  buddy.give(all[10], 100, Contents::clean);
+  buddy.give(all[11], 100, Contents::dirty);
+  EXPECT_EQ(buddy.take(150), 1000);
+  const std::optional<Buddy::Taken> rest = buddy->allocate({50});
+  ASSERT_TRUE(rest);
+  EXPECT_EQ(rest->first.value, 1150U);
+  EXPECT_TRUE(rest->dirty);
+  EXPECT_EQ(buddy.take(101), 6400);  // 4000 is too short
+  EXPECT_EQ(buddy.take(100), 4000);
+  EXPECT_EQ(buddy->dirty().value, 0U);
   buddy->verify();
 }
 
-TEST(Buddy, CoalescesOnlyTheSameContentsUntilNothingElseFits) {
+TEST(Buddy, FindsRunsAcrossAnyOfTheTreesBorders) {
+  for (const std::uint64_t border : {std::uint64_t{64}, std::uint64_t{256}, std::uint64_t{512}, kBlock / 2, kBlock}) {
+    Instance buddy(3 * kBlock);
+    EXPECT_EQ(buddy.take(border - 20), 0);
+    const std::int64_t across = buddy.take(40);
+    EXPECT_EQ(buddy.take(kBlock), static_cast<std::int64_t>(border) + 20);
+    buddy.give(across, 40, Contents::clean);
+    EXPECT_EQ(buddy.take(41), static_cast<std::int64_t>(border + 20 + kBlock)) << border;
+    EXPECT_EQ(buddy.take(40), across) << border;
+    buddy->verify();
+  }
+}
+
+TEST(Buddy, KeepsRoomBehindWhatGrows) {
+  Instance buddy(kBlock);
+  const std::int64_t run = buddy.take(5, 1, Buddy::Fit::roomy);
+  EXPECT_EQ(buddy->allocated().value, 8U);
+  EXPECT_EQ(buddy.take(1), 8);
+  EXPECT_TRUE(buddy->extend({static_cast<std::uint32_t>(run)}, {5}, {7}));
+  buddy->verify();
+  EXPECT_EQ(buddy->allocated().value, 9U);
+  EXPECT_FALSE(buddy->extend({static_cast<std::uint32_t>(run)}, {7}, {9}));
+  buddy.give(run, 7, Contents::dirty);
+  EXPECT_EQ(buddy->allocated().value, 1U);
+  EXPECT_EQ(buddy->dirty().value, 7U);  // nobody has used what was room
+  buddy->verify();
+}
+
+TEST(Buddy, KeepsNoRoomThatMayBeResident) {
+  Instance buddy(kBlock);
+  buddy.give(buddy.take(7), 7, Contents::dirty);
+  EXPECT_EQ(buddy.take(5, 1, Buddy::Fit::roomy), 0);
+  EXPECT_EQ(buddy->allocated().value, 5U);
+  EXPECT_EQ(buddy->dirty().value, 2U);
+  buddy->verify();
+}
+
+TEST(Buddy, PutsWhatGrowsWhereMuchIsFree) {
+  Instance buddy(1024);
+  const std::int64_t small = buddy.take(40);
+  EXPECT_EQ(buddy.take(1), 40);
+  buddy.give(small, 40, Contents::dirty);
+  EXPECT_EQ(buddy.take(10, 1, Buddy::Fit::roomy), 41);
+  EXPECT_EQ(buddy.take(700), 57);
+  EXPECT_EQ(buddy.take(30, 1, Buddy::Fit::roomy), 757);  // nowhere is there 16 times as much
+  EXPECT_EQ(buddy.take(10), 0);
+  buddy->verify();
+}
+
+TEST(Buddy, FindsCleanRunsForPagesToBeMovedInto) {
+  Instance buddy(2048);
+  std::vector<std::int64_t> all;
+  for (int i = 0; i < 80; ++i) all.push_back(buddy.take(16));
+  for (std::size_t i = 0; i < 70; ++i) buddy.give(all[i], 16, i % 10 == 4 ? Contents::dirty : Contents::clean);
+  const std::optional<Buddy::Taken> low = buddy->allocate({60}, {1}, Buddy::Fit::clean);
+  ASSERT_TRUE(low);
+  EXPECT_EQ(low->first.value, 0U);
+  EXPECT_FALSE(low->dirty);
+  EXPECT_EQ(buddy.take(100, 1, Buddy::Fit::clean), 80);
+  EXPECT_EQ(buddy.take(200, 1, Buddy::Fit::clean), 1280);  // no room to the next dirty one, nor between them
+  buddy->verify();
+}
+
+TEST(Buddy, LooksForCleanRunsNotForEver) {
+  Instance buddy(4096);
+  std::vector<std::int64_t> all;
+  for (int i = 0; i < 400; ++i) all.push_back(buddy.take(4));
+  for (std::size_t i = 0; i < all.size(); ++i) buddy.give(all[i], 4, i % 2 == 1 ? Contents::dirty : Contents::clean);
+  const std::int64_t clean = buddy.take(8, 1, Buddy::Fit::clean);
+  EXPECT_GE(clean, 1600);
+  buddy->verify();
+}
+
+TEST(Buddy, CountsFreeRunsAsAlignedBlocks) {
   Instance buddy(64);
   std::vector<std::int64_t> all;
   for (int i = 0; i < 64; ++i) all.push_back(buddy.take(1));
-  for (const std::int64_t granule : all) buddy.give(granule, 1, granule % 2 == 0 ? Contents::dirty : Contents::clean);
-  buddy->verify();
-  EXPECT_EQ(buddy->statistics().free_runs[0], 64U);
+  for (const std::int64_t granule : all) {
+    if (granule % 2 == 1) buddy.give(granule, 1, Contents::dirty);
+  }
+  EXPECT_EQ(buddy->statistics().free_runs[0], 32U);
   EXPECT_EQ(buddy->dirty().value, 32U);
+  for (const std::int64_t granule : all) {
+    if (granule % 2 == 0) buddy.give(granule, 1, Contents::clean);
+  }
+  EXPECT_EQ(buddy->statistics().free_runs[6], 1U);
   const std::optional<Buddy::Taken> taken = buddy->allocate({64});
   ASSERT_TRUE(taken);
   EXPECT_TRUE(taken->dirty);
   buddy->verify();
 }
 
-TEST(Buddy, PurgedRunsCoalesceWithCleanOnes) {
-  Instance buddy(256);
-  std::vector<std::int64_t> all;
-  for (int i = 0; i < 16; ++i) all.push_back(buddy.take(16));
-  for (const std::int64_t granule : all)
-    buddy.give(granule, 16, granule / 16 % 3 == 0 ? Contents::dirty : Contents::clean);
-  std::uint64_t purged = 0;
-  while (const std::optional<Buddy::DirtyRun> dirty = buddy->isolate_dirty()) {
-    purged += dirty->granules.value;
-    buddy->free(dirty->first, dirty->granules, Contents::clean);
-    buddy->verify();
-  }
-  EXPECT_EQ(purged, 96U);
-  EXPECT_EQ(buddy->statistics().free_runs[8], 1U);
-  EXPECT_EQ(buddy->dirty().value, 0U);
-}
-
-TEST(Buddy, IsolatesTheSmallestDirtyRun) {
+TEST(Buddy, IsolatesTheHighestDirtyRun) {
   Instance buddy(1024);
-  const std::int64_t small = buddy.take(4);
-  const std::int64_t large = buddy.take(128);
-  buddy.give(small, 4, Contents::dirty);
-  buddy.give(large, 128, Contents::dirty);
+  const std::int64_t low = buddy.take(128);
+  EXPECT_EQ(buddy.take(1), 128);
+  const std::int64_t high = buddy.take(4);
+  buddy.give(high, 4, Contents::dirty);
+  buddy.give(low, 128, Contents::dirty);
   const std::optional<Buddy::DirtyRun> dirty = buddy->isolate_dirty();
   ASSERT_TRUE(dirty);
-  EXPECT_EQ(dirty->first.value, small);
+  EXPECT_EQ(dirty->first.value, high);
   EXPECT_EQ(dirty->granules.value, 4U);
   EXPECT_EQ(buddy->dirty().value, 128U);
   const std::optional<Buddy::DirtyRun> part = buddy->isolate_dirty({40});
   ASSERT_TRUE(part);
-  EXPECT_EQ(part->first.value, 128U + 88);
+  EXPECT_EQ(part->first.value, 88U);
   EXPECT_EQ(part->granules.value, 40U);
   EXPECT_EQ(buddy->dirty().value, 88U);
   buddy->verify();
@@ -157,37 +191,37 @@ TEST(Buddy, AlignsBeyondTheSize) {
   EXPECT_EQ(buddy.take(1), 0);
   const std::int64_t aligned = buddy.take(3, 1024);
   EXPECT_EQ(aligned, 1024);
-  const std::int64_t rest = buddy.take(4);  // what the alignment left over
-  EXPECT_EQ(rest, 1028);
-  EXPECT_EQ(buddy.take(1024), 2048);
+  EXPECT_EQ(buddy.take(1024), 1027);
+  EXPECT_EQ(buddy.take(4), 1);
+  EXPECT_EQ(buddy.take(32, 32), 32);
+  EXPECT_EQ(buddy.take(32, 32), 64);
+  buddy.give(32, 32, Contents::dirty);
+  EXPECT_EQ(buddy.take(32, 32), 32);  // a hole that fits exactly
   buddy->verify();
-  buddy.give(aligned, 3, Contents::clean);
-  buddy.give(rest, 4, Contents::clean);
-  EXPECT_EQ(buddy.take(1024, 1024), 1024);
   EXPECT_EQ(buddy.take(4, 4096), -1);  // 0 is taken
   EXPECT_EQ(buddy.take(4, 8192), -1);
 }
 
-TEST(Buddy, TakesWholeBlocksFirstFit) {
+TEST(Buddy, TakesMoreThanAChunk) {
   Instance buddy(8 * kBlock + 512);
   EXPECT_EQ(buddy.take(1), 0);
-  const auto block = static_cast<std::int64_t>(kBlock);
-  EXPECT_EQ(buddy.take(2 * kBlock), block);
-  EXPECT_EQ(buddy.take(kBlock + 1), 3 * block);
-  EXPECT_EQ(buddy.take(4 * kBlock), -1);
-  EXPECT_EQ(buddy.take(3 * kBlock), 5 * block);
+  EXPECT_EQ(buddy.take(2 * kBlock), 1);
+  EXPECT_EQ(buddy.take(kBlock + 1), static_cast<std::int64_t>(2 * kBlock) + 1);
+  EXPECT_EQ(buddy.take(5 * kBlock + 511), -1);
+  EXPECT_EQ(buddy.take(5 * kBlock + 509), static_cast<std::int64_t>(3 * kBlock) + 2);
   buddy->verify();
-  EXPECT_EQ(buddy.take(512), 512);
-  buddy.give(3 * block, kBlock + 1, Contents::dirty);
-  buddy.give(block, 2 * kBlock, Contents::clean);
-  const std::optional<Buddy::Taken> taken = buddy->allocate({4 * kBlock});
+  EXPECT_EQ(buddy.take(1), static_cast<std::int64_t>(8 * kBlock) + 511);
+  EXPECT_EQ(buddy.take(1), -1);
+  buddy.give(static_cast<std::int64_t>(2 * kBlock) + 1, kBlock + 1, Contents::dirty);
+  buddy.give(1, 2 * kBlock, Contents::clean);
+  const std::optional<Buddy::Taken> taken = buddy->allocate({3 * kBlock + 1});
   ASSERT_TRUE(taken);
-  EXPECT_EQ(taken->first.value, kBlock);
+  EXPECT_EQ(taken->first.value, 1U);
   EXPECT_TRUE(taken->dirty);
   buddy->verify();
 }
 
-TEST(Buddy, AlignsBeyondTheHighestOrder) {
+TEST(Buddy, AlignsBeyondAChunk) {
   Instance buddy(8 * kBlock);
   EXPECT_EQ(buddy.take(1), 0);
   const std::int64_t aligned = buddy.take(5, 4 * kBlock);
@@ -201,7 +235,8 @@ TEST(Buddy, AlignsBeyondTheHighestOrder) {
 
 TEST(Buddy, ShrinksExactly) {
   Instance buddy(8 * kBlock);
-  const std::int64_t first = buddy.take(4 * kBlock - 7);
+  const std::int64_t first = buddy.take(4 * kBlock - 7, 1, Buddy::Fit::clean);
+  EXPECT_EQ(buddy->allocated().value, 4 * kBlock);
   std::uint64_t held = 4 * kBlock - 7;
   for (const std::uint64_t to :
        {held, 3 * kBlock + 1, 2 * kBlock, kBlock, std::uint64_t{1000}, std::uint64_t{3}, std::uint64_t{1}}) {
@@ -209,43 +244,16 @@ TEST(Buddy, ShrinksExactly) {
     held = to;
     buddy->verify();
     EXPECT_EQ(buddy->allocated().value, to);
-    EXPECT_EQ(buddy->dirty().value, 4 * kBlock - 7 - to);  // nobody has used what rounding took
+    EXPECT_EQ(buddy->dirty().value, 4 * kBlock - 7 - to);  // nobody has used what was room
   }
   buddy.give(first, 1, Contents::dirty);
   EXPECT_EQ(buddy->dirty().value, 4 * kBlock - 7);
   EXPECT_EQ(buddy->statistics().free.value, 4 * kBlock);
 }
 
-TEST(Buddy, TakesNeighboursTogetherWhateverTheirOrders) {
-  Instance buddy(1024);
-  std::vector<std::int64_t> all;
-  for (int i = 0; i < 8; ++i) all.push_back(buddy.take(16));
-  for (const int i : {1, 2, 3}) buddy.give(all[static_cast<std::size_t>(i)], 16, Contents::dirty);  // 16 … 64
-  const std::optional<Buddy::Taken> first = buddy->allocate({40});
-  ASSERT_TRUE(first);
-  EXPECT_EQ(first->first.value, 16U);
-  EXPECT_TRUE(first->dirty);
-  EXPECT_EQ(buddy->allocated().value, 5 * 16 + 40U);
-  buddy->verify();
-  EXPECT_EQ(buddy.take(8), 56);
-  buddy.give(16, 40, Contents::dirty);
-  buddy.give(all[0], 16, Contents::clean);
-  // A little of it may be clean; where alignment is asked for there is a block.
-  const std::optional<Buddy::Taken> second = buddy->allocate({50});
-  ASSERT_TRUE(second);
-  EXPECT_EQ(second->first.value, 0U);
-  EXPECT_TRUE(second->dirty);
-  buddy->verify();
-  buddy->free(second->first, {50}, Contents::dirty);
-  const std::optional<Buddy::Taken> aligned = buddy->allocate({50}, {64});
-  ASSERT_TRUE(aligned);
-  EXPECT_EQ(aligned->first.value % 64, 0U);
-  buddy->verify();
-}
-
-TEST(Buddy, ExtendsIntoItsRoundingAndWhatIsFreeBehind) {
+TEST(Buddy, ExtendsIntoItsRoomAndWhatIsFreeBehind) {
   Instance buddy(4 * kBlock + 100);
-  const std::int64_t run = buddy.take(5);
+  const std::int64_t run = buddy.take(5, 1, Buddy::Fit::roomy);
   const auto extend = [&](std::uint64_t from, std::uint64_t to) {
     const bool extended = buddy->extend({static_cast<std::uint32_t>(run)}, {from}, {to});
     buddy->verify();
@@ -276,7 +284,8 @@ TEST(BuddyDeathTest, AssertsThatWhatIsFreedWasTaken) {
   EXPECT_DEATH(buddy.give(run + 4, 4, Contents::clean), "run is not allocated with that size");
   EXPECT_DEATH(buddy.give(900, 1, Contents::clean), "run is not allocated with that size");
   EXPECT_DEATH(buddy.give(2000, 1, Contents::clean), "run was never handed out");
-  buddy.give(run, 7, Contents::clean);
+  EXPECT_DEATH(buddy.give(run, 7, Contents::clean), "run is not allocated with that size");
+  buddy.give(run, 8, Contents::clean);
   EXPECT_DEATH(buddy.give(run, 8, Contents::clean), "run is not allocated with that size");
 }
 
@@ -287,16 +296,12 @@ class Model {
  public:
   explicit Model(std::uint64_t granules) : owned_(granules), dirty_(granules) {}
 
-  bool can_take(std::uint64_t granules, std::uint64_t alignment) const {
-    const std::uint64_t length = Buddy::rounded({granules}).value;
-    const std::uint64_t step = std::max(alignment, std::min(length, kBlock));
-    // What a buddy can give: blocks aligned to their size, wholly free, inside the arena. An alignment beyond the size
-    // takes a block of the alignment; beyond the highest order, whole blocks at aligned places.
-    const std::uint64_t needed = alignment > kBlock ? std::max(length, kBlock) : std::max(length, alignment);
-    for (std::uint64_t start = 0; start + needed <= owned_.size(); start += step) {
-      if (is_free(start, needed)) return true;
+  // The lowest place for it, or the number of granules.
+  std::uint64_t first_fit(std::uint64_t granules, std::uint64_t alignment) const {
+    for (std::uint64_t start = 0; start + granules <= owned_.size(); start += alignment) {
+      if (is_free(start, granules)) return start;
     }
-    return false;
+    return owned_.size();
   }
   bool is_free(std::uint64_t first, std::uint64_t length) const {
     for (std::uint64_t i = first; i < first + length; ++i) {
@@ -345,7 +350,7 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
   struct Live {
     std::uint64_t first;
     std::uint64_t granules;
-    std::uint64_t length;  // with what rounding took
+    std::uint64_t length;  // with its room
   };
   std::vector<Live> live;
   std::mt19937_64 random(shape.granules);
@@ -358,15 +363,23 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
       const std::uint64_t granules = 1 + random() % std::min(2 * widest, shape.largest);
       const std::uint64_t alignment =
           random() % 4 == 0 ? std::uint64_t{1} << random() % std::bit_width(shape.granules) : 1;
-      const std::optional<Buddy::Taken> taken = buddy->allocate({granules}, {alignment});
-      // Of dirty runs several neighbours may serve where no block would.
-      ASSERT_TRUE(taken || !model.can_take(granules, alignment)) << granules << " aligned to " << alignment;
+      const auto fit = alignment == 1 && random() % 4 == 0 ? (random() % 2 == 0 ? Buddy::Fit::roomy : Buddy::Fit::clean)
+                                                           : Buddy::Fit::tight;
+      const std::uint64_t before = buddy->allocated().value;
+      const std::optional<Buddy::Taken> taken = buddy->allocate({granules}, {alignment}, fit);
+      const std::uint64_t lowest = model.first_fit(granules, alignment);
+      ASSERT_EQ(taken.has_value(), lowest != shape.granules) << granules << " aligned to " << alignment;
       if (!taken) continue;
-      const std::uint64_t length = taken->dirty ? granules : Buddy::rounded({granules}).value;
+      const std::uint64_t length = buddy->allocated().value - before;
+      if (fit == Buddy::Fit::tight) {
+        ASSERT_EQ(taken->first.value, lowest);
+        ASSERT_EQ(length, granules);
+      }
       ASSERT_EQ(taken->first.value % alignment, 0U);
       ASSERT_LE(taken->first.value + length, shape.granules);
       ASSERT_TRUE(model.is_free(taken->first.value, length));
-      ASSERT_TRUE(taken->dirty || !model.is_dirty(taken->first.value, length));
+      ASSERT_EQ(taken->dirty, model.is_dirty(taken->first.value, granules));
+      ASSERT_FALSE(model.is_dirty(taken->first.value + granules, length - granules));
       model.take(taken->first.value, length);
       live.push_back({taken->first.value, granules, length});
     } else if (action < 90 && !live.empty()) {
@@ -417,7 +430,7 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
     buddy->free(dirty->first, dirty->granules, Contents::clean);
   }
   buddy->verify();
-  // Everything has come together again: one run per bit of the arena's length.
+  // Everything has come together again: one block per bit of the arena's length, and the whole chunks.
   const Buddy::Statistics statistics = buddy->statistics();
   EXPECT_EQ(statistics.allocated.value, 0U);
   EXPECT_EQ(statistics.free, statistics.frontier);
