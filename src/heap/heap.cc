@@ -95,6 +95,7 @@ Slab* Heap::create_slab(SizeClass size_class) {
   const SizeClassInfo& info = info_of(size_class);
   const std::optional<Buddy::Taken> taken = runs_.take_space({info.granules}, {info.granules});
   if (!taken) return nullptr;
+  runs_.note_tides();
   const std::size_t header_bytes = Slab::header_bytes(size_class);
   void* const header = pool_.allocate(header_bytes);
   if (header == nullptr || !backing_.provide({first_page(taken->first), {info.pages}})) {

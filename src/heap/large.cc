@@ -52,6 +52,7 @@ void* LargeRuns::allocate(std::size_t size, std::size_t alignment, RunContents c
   if (size > arena_size || alignment > arena_size) return nullptr;
   Placed placed;
   if (!place(pages_up(size), alignment, fit, &placed)) return nullptr;
+  runs_.note_tides();
   const Extent& extent = placed.extent;
   if (contents == RunContents::zero && placed.dirty && size >= kPurgeInsteadOfZeroing) {
     backing_.purge(extent.run());
@@ -129,13 +130,17 @@ void* LargeRuns::move(void* pointer, std::size_t size) {
   char* const moved = map_.arena().address(extent.head);
   const std::size_t done = bytes(relocated);
   std::memcpy(moved + done, static_cast<const char*>(pointer) + done, bytes(old.pages) - done);
+  if (relocated < old.pages) runs_.note_tides();  // moved pages are not there twice
   {
     const os::MutexLock lock(mutex_);
     enter_locked(extent);
     retire_locked(pointer);
   }
-  runs_.release(old.run(), old.first, old.space(),
-                relocated == old.pages ? Buddy::Contents::clean : Buddy::Contents::dirty);
+  const bool clean = relocated == old.pages;
+  for (const Run left : {old.padding(), old.rest()}) {
+    if (clean && left.pages.value != 0) backing_.purge(left);
+  }
+  runs_.release(old.run(), old.first, old.space(), clean ? Buddy::Contents::clean : Buddy::Contents::dirty);
   return moved;
 }
 

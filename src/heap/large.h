@@ -52,6 +52,9 @@ class LargeRuns {
 
     GranuleCount space() const { return (head - first) + granules_up(pages); }
     Run run() const { return {first_page(head), pages}; }
+    // Pages that were not handed out, before and behind; an earlier owner's may be resident.
+    Run padding() const { return {first_page(first), polder::pages(head - first)}; }
+    Run rest() const { return {run().end(), first_page(first + space()) - run().end()}; }
   };
 
   struct Placed {

@@ -8,14 +8,15 @@ namespace {
 
 // What may be dirty however little is in use.
 constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
-// Beyond what was in use at the highest tide.
-constexpr std::uint64_t kSlackPart = 5;
-constexpr GranuleCount kSlack{(std::size_t{1} << 20) / kGranuleSize};
+// Beyond what was in use at the highest tide: at least this and a part, more where runs are large.
+constexpr GranuleCount kSlack{(std::size_t{256} << 10) / kGranuleSize};
+constexpr std::uint64_t kSlackPart = 16;
+constexpr std::uint64_t kLargestSlackPart = 4;
 // Every so often both tides are looked at; the highest sinks by a part of the difference.
 constexpr std::uint64_t kTideNs = 250'000'000;
 constexpr std::uint64_t kSinkingPart = 8;
 // Not worth a system call.
-constexpr GranuleCount kSpare{(std::size_t{1} << 20) / kGranuleSize};
+constexpr GranuleCount kSpare{(std::size_t{256} << 10) / kGranuleSize};
 
 constexpr Buddy::Contents contents_of(bool dirty) { return dirty ? Buddy::Contents::dirty : Buddy::Contents::clean; }
 
@@ -25,7 +26,9 @@ std::optional<Buddy::Taken> RunSource::take_space(GranuleCount granules, Granule
   const std::optional<Buddy::Taken> taken = buddy_.allocate(granules, alignment, fit);
   if (!taken) return std::nullopt;
   used_.fetch_add(granules.value, std::memory_order_relaxed);
-  note_tides();
+  if (granules.value > largest_.load(std::memory_order_relaxed)) {
+    largest_.store(granules.value, std::memory_order_relaxed);
+  }
   if (map_.ensure(taken->first + granules)) return taken;
   return_space(*taken, granules);
   return std::nullopt;
@@ -58,7 +61,7 @@ PageCount RunSource::dirty() const { return pages(buddy_.dirty()) + pages_.dirty
 
 GranuleCount RunSource::used() const {
   const std::uint64_t used = used_.load(std::memory_order_relaxed);
-  return {used - std::min(used, granules_up(pages_.dirty()).value)};
+  return {used - std::min(used, unused_.load(std::memory_order_relaxed) / kPagesPerGranule)};
 }
 
 void RunSource::note_tides() {
@@ -78,7 +81,9 @@ void RunSource::settle() {
     return;
   }
   const std::uint64_t highest = highest_.load(std::memory_order_relaxed);
-  const GranuleCount bound = GranuleCount{highest + highest / kSlackPart} + kSlack;
+  const std::uint64_t slack =
+      std::clamp(2 * largest_.load(std::memory_order_relaxed), highest / kSlackPart, highest / kLargestSlackPart);
+  const GranuleCount bound = GranuleCount{highest + slack} + kSlack;
   if (const GranuleCount resident = used + dirty; resident > bound + kSpare) {
     purge_down_to(dirty - std::min(resident - bound, dirty));
     return;
@@ -87,6 +92,7 @@ void RunSource::settle() {
   std::uint64_t due = next_tide_ns_.load(std::memory_order_relaxed);
   if (now < due || !next_tide_ns_.compare_exchange_strong(due, now + kTideNs, std::memory_order_relaxed)) return;
   highest_.store(highest - (highest - std::min(highest, used.value)) / kSinkingPart, std::memory_order_relaxed);
+  largest_.store(largest_.load(std::memory_order_relaxed) / 2, std::memory_order_relaxed);
   const std::uint64_t idle = std::min(lowest_.load(std::memory_order_relaxed), dirty.value);
   if (idle > kSpare.value) purge_down_to(dirty - GranuleCount{idle / 2});
   lowest_.store(granules_up(this->dirty()).value, std::memory_order_relaxed);

@@ -1,9 +1,10 @@
 // Where slabs and large runs get their memory: runs from the buddy with pages from the backing behind them, and the way
 // back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
 //
-//   bound  what is in use and what is dirty together stay near what was in use at the highest tide, at most a fifth
-//          and 2 MiB above; what is dirty alone stays below what is in use, or 128 MiB. Whoever frees beyond that
-//          purges. The highest tide sinks with time
+//   bound  what is in use and what is dirty together stay near what was in use at the highest tide: at most a sixteenth
+//          above, where runs are large up to twice the largest and a quarter, since pieces smaller than what is wanted
+//          are of no use; what is dirty alone stays below what is in use, or 128 MiB. Whoever frees beyond that purges.
+//          The highest tide sinks with time
 //   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
 #pragma once
@@ -32,7 +33,7 @@ class RunSource final : public FreePages {
   RunSource(Buddy& buddy, Backing& backing, GranuleMap& map, FreePages& pages, Clock clock)
       : buddy_(buddy), backing_(backing), map_(map), pages_(pages), clock_(clock) {}
 
-  // Address space only, its details in the granule map accessible.
+  // Address space only, its details in the granule map accessible. Note the tides when it is known what of it is used.
   std::optional<Buddy::Taken> take_space(GranuleCount granules, GranuleCount alignment,
                                          Buddy::Fit fit = Buddy::Fit::tight);
   // Gives back address space that has no pages, as it was taken.
@@ -44,6 +45,10 @@ class RunSource final : public FreePages {
 
   // Gives back a run with its pages; `granules` as taken, its pages are `run`'s. Clean: they were moved away.
   void release(Run run, GranuleId first, GranuleCount granules, Buddy::Contents contents = Buddy::Contents::dirty);
+
+  // Pages of a run that was taken of which nothing is used now; of which something is used again, or that is given back.
+  void set_aside(PageCount pages) { unused_.fetch_add(pages.value, std::memory_order_relaxed); }
+  void put_to_use(PageCount pages) { unused_.fetch_sub(pages.value, std::memory_order_relaxed); }
 
   // For whoever has put something dirty to use, or made something dirty: keeps the tides; purges what is not needed.
   void note_tides();
@@ -66,7 +71,9 @@ class RunSource final : public FreePages {
   const Clock clock_;
   // Atomic, all of them: any thread; a tide that was missed costs a purge too many or too late. Granules.
   std::atomic<std::uint64_t> used_{0};          // taken and not given back
+  std::atomic<std::uint64_t> unused_{0};        // part of it, in pages
   std::atomic<std::uint64_t> highest_{0};       // in use since long
+  std::atomic<std::uint64_t> largest_{0};       // run that was taken of late
   std::atomic<std::uint64_t> lowest_{0};        // dirty since the tides were looked at
   std::atomic<std::uint64_t> next_tide_ns_{0};  // whoever moves it on looks
 };

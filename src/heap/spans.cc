@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
@@ -96,18 +97,33 @@ bool Spans::create_block(Place* place) {
   const os::MutexLock lock(mutex_);
   map_.set_header(block->first, kBlockGranules, GranuleKind::span_block, block);
   ++counts_.blocks;
-  set_dirty_locked(*block, {block, 0, PageBits::kCount},
-                   taken->dirty ? Buddy::Contents::dirty : Buddy::Contents::clean);
+  runs_.set_aside({PageBits::kCount});
+  for (unsigned granule = 0; granule < kGranulesPerBlock; ++granule) {
+    if ((taken->dirty_granules >> granule & 1) == 0) continue;
+    set_dirty_locked(*block, {block, granule * kPagesPerGranule, kPagesPerGranule}, Buddy::Contents::dirty);
+  }
   make_busy_locked(*place);
   return true;
 }
 
 void Spans::release_block(SpanBlock* block) {
   if (block == nullptr) return;
-  const bool dirty = block->dirty.next_set(0) < PageBits::kCount;
   const GranuleId first = block->first;
+  std::uint32_t dirty = 0;
+  for (unsigned granule = 0; granule < kGranulesPerBlock; ++granule) {
+    const unsigned page = granule * kPagesPerGranule;
+    dirty |= std::uint32_t{block->dirty.next_set(page) < page + kPagesPerGranule} << granule;
+  }
   pool_.free(block, sizeof(SpanBlock));
-  runs_.return_space({first, dirty}, kBlockGranules);
+  // From the end, in pieces of the same contents: only what is dirty shall count as that.
+  unsigned end = kGranulesPerBlock;
+  for (std::uint32_t borders = (dirty ^ dirty >> 1) & (UINT32_MAX >> 1); borders != 0;) {
+    const auto begin = static_cast<unsigned>(std::bit_width(borders));
+    runs_.shrink(first, {end}, {begin}, (dirty >> begin & 1) != 0 ? Buddy::Contents::dirty : Buddy::Contents::clean);
+    borders ^= std::uint32_t{1} << (begin - 1);
+    end = begin;
+  }
+  runs_.return_space({first, (dirty & 1) != 0}, {end});
 }
 
 // --- pages ------------------------------------------------------------------------------------------------------------
@@ -125,6 +141,7 @@ void Spans::set_dirty_locked(SpanBlock& block, const Place& place, Buddy::Conten
 void Spans::make_busy_locked(const Place& place) {
   SpanBlock& block = *place.block;
   block.used.set(place.first, place.count);
+  runs_.put_to_use({place.count});
   block.starts.set(place.first);
   set_dirty_locked(block, place, Buddy::Contents::clean);
   relist_locked(block);
@@ -134,6 +151,7 @@ SpanBlock* Spans::make_unused_locked(const Place& place, Buddy::Contents content
   SpanBlock& block = *place.block;
   block.starts.clear(place.first);
   block.used.clear(place.first, place.count);
+  runs_.set_aside({place.count});
   set_dirty_locked(block, place, contents);
   if (block.used.next_set(0) < PageBits::kCount) {
     relist_locked(block);
@@ -142,6 +160,7 @@ SpanBlock* Spans::make_unused_locked(const Place& place, Buddy::Contents content
   unlist_locked(block);
   map_.set_kinds(block.first, kBlockGranules, GranuleKind::retired);
   --counts_.blocks;
+  runs_.put_to_use({PageBits::kCount});
   dirty_.fetch_sub(block.dirty.population(), std::memory_order_relaxed);
   return &block;
 }
@@ -165,11 +184,8 @@ void* Spans::allocate(std::size_t size, RunContents contents) {
     const os::MutexLock lock(mutex_);
     found = find_locked(place.count, &place);
   }
-  if (found) {
-    runs_.note_tides();
-  } else if (!create_block(&place)) {
-    return nullptr;
-  }
+  if (!found && !create_block(&place)) return nullptr;
+  runs_.note_tides();
   const Run run = run_of(place);
   if (!backing_.provide(run)) {
     SpanBlock* empty;

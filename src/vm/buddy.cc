@@ -286,7 +286,10 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
   if (first == kNowhere) return std::nullopt;
 
   std::uint64_t end = first + length;
-  const bool dirty = next_dirty_locked(first, end) != end;
+  Taken taken{.first = {static_cast<std::uint32_t>(first)}, .dirty = next_dirty_locked(first, end) != end};
+  for (std::uint64_t next = first; taken.dirty && next < std::min(end, first + 32); ++next) {
+    taken.dirty_granules |= std::uint32_t{next_dirty_locked(next, next + 1) == next} << (next - first);
+  }
   if (fit != Fit::tight) {
     // Room is free only while nothing is resident there.
     const std::uint64_t room_end = std::min(first + rounded(length), frontier_);
@@ -295,7 +298,7 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
   take_locked(first, end);
   length_at(first) = static_cast<std::uint32_t>(length);
   set_room_locked(first + length, end - first - length);
-  return Taken{{static_cast<std::uint32_t>(first)}, dirty};
+  return taken;
 }
 
 void Buddy::free(GranuleId first, GranuleCount granules, Contents contents) {

@@ -38,7 +38,8 @@ class Buddy {
 
   struct Taken {
     GranuleId first;
-    bool dirty;  // some page of the run may be resident from an earlier use
+    bool dirty = false;                // some page of the run may be resident from an earlier use
+    std::uint32_t dirty_granules = 0;  // which of the first 32 granules have such
   };
 
   struct Statistics {

@@ -205,6 +205,26 @@ TEST_F(HeapTest, LargeRunsGrowWhereTheyAreWhileThatIsFree) {
   heap_.expect_empty();
 }
 
+TEST_F(HeapTest, WhatAnEarlierOwnerLeftBesideMovedPagesIsNotForgotten) {
+  ThreadCache* const none = ThreadCache::empty();
+  void* const earlier = heap_->allocate(none, 8 * kMiB);
+  void* const wall = heap_->allocate(none, 2 * kMiB);
+  fill(earlier, 8 * kMiB, 1);
+  heap_->free(none, earlier);
+  void* const run = heap_->allocate(none, kMiB + 5 * kPageSize);
+  EXPECT_EQ(run, earlier);
+  void* const padded = heap_->allocate_aligned(none, kMiB, 4 * kMiB);
+  ASSERT_LT(padded, wall);
+  void* const moved = heap_->reallocate(none, run, 16 * kMiB);
+  void* const moved_too = heap_->reallocate(none, padded, 17 * kMiB);
+  EXPECT_NE(moved, run);
+  EXPECT_NE(moved_too, padded);
+  heap_->free(none, moved);
+  heap_->free(none, moved_too);
+  heap_->free(none, wall);
+  heap_.expect_empty();
+}
+
 TEST_F(HeapTest, LargeRunsOfWhichSomePagesCannotMoveAreCopied) {
   ThreadCache* const none = ThreadCache::empty();
   heap_.backing().refuse_relocation_of_every(100);

@@ -67,6 +67,23 @@ TEST_F(SpansTest, LieSideBySideAndGoBackAsAWhole) {
   heap_.expect_empty();
 }
 
+TEST_F(SpansTest, OnlyWhatWasUsedOfABlockIsDirtyAfterwards) {
+  char* const low = allocate(20);
+  char* const middle = allocate(100);
+  char* const high = allocate(8);
+  free(middle);
+  static_cast<void>(heap_->free_pages().purge_dirty({100}));
+  free(low);
+  free(high);
+  EXPECT_EQ(heap_.buddy().allocated().value, 0U);
+  EXPECT_EQ(heap_.buddy().dirty().value, 3U);  // pages 0 to 19 and 120 to 127 of the block
+  char* const again = allocate(5);
+  EXPECT_EQ(again, low);
+  EXPECT_EQ(heap_->free_pages().dirty().value, 3U * kPagesPerGranule - 5);
+  free(again);
+  heap_.expect_empty();
+}
+
 TEST_F(SpansTest, TakeTheShortestGapThatIsLongEnough) {
   std::vector<char*> all;
   for (int i = 0; i < 12; ++i) all.push_back(allocate(20));
