@@ -147,6 +147,7 @@ void Manager::fork_child() {
 void Manager::verify() {
   heap_.verify();
   buddy_.verify();
+  pager_.verify();
 }
 
 }  // namespace polder

@@ -64,6 +64,8 @@ class Pager final : public PressureRelief {
   const PageTable& table() const { return table_; }
   Store& store() { return store_; }
   void set_statistics(StatisticsSegment& statistics) { parts_.statistics = &statistics; }
+  // Checks what can be checked while threads run. Any thread that holds no lock.
+  void verify() const { provider_.verify(); }
   // Brings the gauges of the statistics up to date.
   void publish_gauges() { polder::publish_gauges(parts_); }
 

@@ -114,7 +114,8 @@ bool Provider::try_native(Run piece, PageCount* needed, BlockMode* mode) {
   const os::MutexLock lock(parts_.blocks.mutex());
   *mode = parts_.blocks.mode(block);
   if (*mode == BlockMode::managed) return false;
-  for (PageId page = piece.first; page < piece.end(); ++page) {
+  const bool settled = *mode == BlockMode::native && parts_.blocks.is_settled_locked(block);
+  for (PageId page = piece.first; !settled && page < piece.end(); ++page) {
     needed->value += parts_.table.load(page).state() == PageState::untouched;
   }
   const PageCount keep = parts_.budget.limited() ? relief_.reserve() : PageCount{0};
@@ -177,11 +178,9 @@ void Provider::discard(Run run) {
   for_each_piece(run, [this](Run piece) {
     {
       const os::MutexLock lock(parts_.blocks.mutex());
-      if (parts_.blocks.mode(block_of(piece.first)) != BlockMode::managed) {
-        for (PageId page = piece.first; page < piece.end(); ++page) {
-          const PageWord word = parts_.table.load(page);
-          if (word.fresh()) parts_.table.set_unshared(page, word.without_fresh());
-        }
+      const BlockId block = block_of(piece.first);
+      if (parts_.blocks.mode(block) != BlockMode::managed) {
+        if (!parts_.blocks.is_settled_locked(block)) settle_native(piece);
         take_back(piece);
         return;
       }
@@ -193,6 +192,17 @@ void Provider::discard(Run run) {
     }
     take_back(piece);
   });
+}
+
+void Provider::settle_native(Run piece) {
+  std::int64_t settled = 0;
+  for (PageId page = piece.first; page < piece.end(); ++page) {
+    const PageWord word = parts_.table.load(page);
+    if (!word.fresh()) continue;
+    parts_.table.set_unshared(page, word.without_fresh());
+    ++settled;
+  }
+  parts_.blocks.add_settled_locked(block_of(piece.first), settled);
 }
 
 bool Provider::reads_as_zero(Run run) const {
@@ -232,9 +242,10 @@ void Provider::drop_contents(Run run) {
   });
 }
 
-// Under the blocks lock: nobody converts the block meanwhile. The caller owns the pages.
+// Nobody converts the block meanwhile: the lock. The caller owns the pages.
 void Provider::drop_native(Run piece) {
   PageCount charged;
+  std::int64_t settled = 0;
   for (PageId page = piece.first; page < piece.end();) {
     PageId end = page;
     while (end < piece.end() && parts_.table.load(end).state() == PageState::resident) ++end;
@@ -245,8 +256,12 @@ void Provider::drop_native(Run piece) {
     const Errno error = os::discard(parts_.arena.address(page), bytes(end - page));
     POLDER_CHECK(error.ok(), "free pages can be discarded", error.code(), page.value);
     charged += end - page;
-    for (; page < end; ++page) parts_.table.set_unshared(page, PageWord{});
+    for (; page < end; ++page) {
+      settled += !parts_.table.load(page).fresh();
+      parts_.table.set_unshared(page, PageWord{});
+    }
   }
+  parts_.blocks.add_settled_locked(block_of(piece.first), -settled);
   parts_.budget.uncharge(charged);
   count(parts_.statistics->allocation.purged_pages, charged.value);
 }
@@ -280,6 +295,20 @@ void Provider::drop_managed(Run piece, Exactness exactness) {
   }
   parts_.budget.uncharge(dropped);
   count(parts_.statistics->allocation.purged_pages, dropped.value);
+}
+
+void Provider::verify() const {
+  for (BlockId block{0}; block.value < parts_.blocks.known_blocks().value; ++block) {
+    const os::MutexLock lock(parts_.blocks.mutex());
+    if (parts_.blocks.mode(block) != BlockMode::native) continue;
+    std::int64_t settled = 0;
+    for (PageId page = first_page(block); page < first_page(block + BlockCount{1}); ++page) {
+      const PageWord word = parts_.table.load(page);
+      settled += word.state() == PageState::resident && !word.fresh();
+    }
+    POLDER_CHECK(settled == parts_.blocks.settled_locked(block), "count of settled pages is wrong", block.value,
+                 settled);
+  }
 }
 
 // One page of a managed block that is not resident. False when its word changed meanwhile: look again.

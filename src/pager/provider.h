@@ -57,6 +57,9 @@ class Provider final : public Backing {
   // The program dropped the contents of heap memory that it goes on using (madvise): zero on the next touch.
   void drop_contents(Run run);
 
+  // Checks what the blocks know of their words. Any thread that holds no lock.
+  void verify() const;
+
  private:
   bool ensure_described(Run run);
   bool provide_piece(Run piece);
@@ -70,7 +73,8 @@ class Provider final : public Backing {
 
   enum class Exactness : std::uint8_t { lazily, at_once };
   void drop_managed(Run piece, Exactness exactness);
-  void drop_native(Run piece);
+  void settle_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
+  void drop_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   bool drop_page(PageId page, Exactness exactness);
 
   PagerParts& parts_;

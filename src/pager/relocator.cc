@@ -68,10 +68,14 @@ PageCount Relocator::relocate_piece(os::Userfaultfd& mover, Run from, PageId to)
 
   const PageCount moved = pages_down(progress.done);
   if (progress.error == Errno(EEXIST)) require_present(mover, parts_.arena.address(from.first + moved));
+  std::int64_t unsettled = 0;
   for (PageCount page; page < moved; ++page.value) {
+    unsettled += !parts_.table.load(from.first + page).fresh();
     parts_.table.set_unshared(from.first + page, PageWord{});
     parts_.table.set_unshared(to + page, PageWord::of(PageState::resident));
   }
+  parts_.blocks.add_settled_locked(block_of(from.first), -unsettled);
+  parts_.blocks.add_settled_locked(block_of(to), static_cast<std::int64_t>(moved.value));
   parts_.budget.uncharge(moved);  // both were charged
   count(parts_.statistics->allocation.moved_pages, moved.value);
   return moved;

@@ -31,6 +31,12 @@ void Pageblocks::make_native_locked(BlockId block) {
   enqueue_native_locked(block);
 }
 
+void Pageblocks::add_settled_locked(BlockId block, std::int64_t pages) {
+  const std::int64_t settled = blocks_[block.value].settled + pages;
+  POLDER_CHECK(settled >= 0 && settled <= kPagesPerBlock, "settled pages of a block", block.value, settled);
+  blocks_[block.value].settled = static_cast<std::uint16_t>(settled);
+}
+
 void Pageblocks::begin_conversion_locked(BlockId block) {
   const BlockMode before = mode(block);
   POLDER_CHECK(before == BlockMode::native || before == BlockMode::unused, "conversion starts native or unused",

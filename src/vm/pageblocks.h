@@ -30,6 +30,7 @@ class Pageblocks {
   struct Block {
     std::atomic<BlockMode> mode;
     bool queued;                // guarded by mutex(); in the native queue, perhaps no longer native
+    std::uint16_t settled;      // guarded by mutex(); while native: pages that are resident and not fresh
     std::uint32_t next_native;  // guarded by mutex(); block id + 1, 0 ends the queue
   };
 
@@ -51,6 +52,14 @@ class Pageblocks {
   void end_conversion_locked(BlockId block) POLDER_REQUIRES(mutex_);
   // The registration was refused: the block is native again, at the end of the queue.
   void cancel_conversion_locked(BlockId block) POLDER_REQUIRES(mutex_);
+
+  // Of a native block: whether every page is resident and none fresh, so that nobody need look at its words; and what
+  // whoever changes words adds to the number of such pages.
+  bool is_settled_locked(BlockId block) const POLDER_REQUIRES(mutex_) {
+    return settled_locked(block) == kPagesPerBlock;
+  }
+  std::uint32_t settled_locked(BlockId block) const POLDER_REQUIRES(mutex_) { return blocks_[block.value].settled; }
+  void add_settled_locked(BlockId block, std::int64_t pages) POLDER_REQUIRES(mutex_);
 
   // Takes the block that has been native longest out of the queue.
   std::optional<BlockId> oldest_native_locked() POLDER_REQUIRES(mutex_);
