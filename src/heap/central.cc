@@ -131,9 +131,15 @@ Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
     }
     relist_locked(slab);
   }
-  const unsigned spares = spare == Spare::one_of_many && counts_.slabs >= kSlabsPerSpare ? 1 : 0;
-  while (empty_count_ > spares) retire_locked(lists_[kEmptyList], &released);
+  while (empty_count_ > 1 || (empty_count_ == 1 && !keeps_locked(*lists_[kEmptyList], spare))) {
+    retire_locked(lists_[kEmptyList], &released);
+  }
   return released;
+}
+
+bool Central::keeps_locked(const Slab& empty, Spare spare) const {
+  if (spare == Spare::none) return false;
+  return counts_.slabs >= kSlabsPerSpare || std::size_t{empty.taken_end} * info_of(size_class_).size <= kPageSize;
 }
 
 Slab* Central::give_up_empty() {

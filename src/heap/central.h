@@ -31,8 +31,9 @@ class alignas(64) Central {
   // Adds a new slab whose memory is ready, enters it into the granule map, and takes from it.
   unsigned adopt(Slab* slab, void** objects, unsigned wanted) POLDER_EXCLUDES(mutex_);
 
-  // Whether to keep an empty slab for the next refill: where there are eight or more; or not at all.
-  enum class Spare : unsigned char { one_of_many, none };
+  // Whether to keep an empty slab for the next refill: where there are eight or more, or one that never had more than a page
+  // in use; or not at all.
+  enum class Spare : unsigned char { cheap, none };
   // Makes objects of this class free. Slabs that are empty now, but for a spare, are retired from the granule map and
   // returned as a list (by `next`) for release. Ends the program with a report when one is free already or no object.
   Slab* give(void* const* objects, unsigned count, Spare spare) POLDER_EXCLUDES(mutex_);
@@ -67,6 +68,7 @@ class alignas(64) Central {
   void unlink_locked(Slab* slab) POLDER_REQUIRES(mutex_);
   void relist_locked(Slab* slab) POLDER_REQUIRES(mutex_);
   unsigned take_locked(void** objects, unsigned wanted) POLDER_REQUIRES(mutex_);
+  bool keeps_locked(const Slab& empty, Spare spare) const POLDER_REQUIRES(mutex_);
   void retire_locked(Slab* slab, Slab** released) POLDER_REQUIRES(mutex_);
 
   mutable os::Mutex mutex_{LockRank::central};

@@ -139,7 +139,7 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
 }
 
 void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {
-  const auto spare = backing_.limited() ? Central::Spare::none : Central::Spare::one_of_many;
+  const auto spare = backing_.limited() ? Central::Spare::none : Central::Spare::cheap;
   Slab* const empty = central_of(size_class).give(objects, count, spare);
   if (empty != nullptr) {
     release_slabs(empty);
@@ -266,8 +266,8 @@ void Heap::sweep(ThreadCache& cache) {
 }
 
 void Heap::flush_all(ThreadCache& cache) {
-  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
-    const SizeClass size_class{static_cast<std::uint8_t>(index)};
+  for (std::uint64_t present = cache.present(); present != 0; present &= present - 1) {
+    const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
     ThreadCache::Outgoing outgoing;
     if (const unsigned freed = cache.end_outgoing(size_class, outgoing); freed != 0) {
       give(size_class, outgoing.data(), freed);

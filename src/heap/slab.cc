@@ -1,5 +1,6 @@
 #include "heap/slab.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "base/check.h"
@@ -16,6 +17,7 @@ void Slab::initialise(SizeClass its_class, GranuleId first_granule) {
   word_count = static_cast<std::uint8_t>(words_for(its_class));
   first_word = 0;
   list = kNoList;
+  taken_end = 0;
   for (unsigned word = 0; word < word_count; ++word) words()[word] = ~std::uint64_t{0};
   if (capacity % 64 != 0) words()[word_count - 1U] = (std::uint64_t{1} << (capacity % 64)) - 1;
 }
@@ -31,6 +33,7 @@ unsigned Slab::take(const Arena& arena, void** objects, unsigned wanted) {
       const auto bit = static_cast<unsigned>(std::countr_zero(bits));
       bits &= bits - 1;
       objects[taken++] = base + (word * 64U + bit) * size;
+      taken_end = std::max(taken_end, static_cast<std::uint16_t>(word * 64U + bit + 1));
     }
     words()[word] = bits;
     if (bits == 0) ++word;

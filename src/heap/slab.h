@@ -27,6 +27,7 @@ struct alignas(8) Slab {
   std::uint8_t word_count;  // immutable
   std::uint8_t first_word;  // where to look for a free object first
   std::uint8_t list;        // the central's list it is on
+  std::uint16_t taken_end;  // objects from here on were never taken
 
   static constexpr std::uint8_t kNoList = 255;
 

@@ -1,6 +1,7 @@
 #include "heap/thread_cache.h"
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "base/check.h"
@@ -40,8 +41,8 @@ ThreadCache* ThreadCache::create(MetadataPool& pool) {
 }
 
 void ThreadCache::destroy(MetadataPool& pool) {
-  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
-    if (capacity_[index] == 0) continue;
+  for (std::uint64_t present = present_; present != 0; present &= present - 1) {
+    const auto index = static_cast<unsigned>(std::countr_zero(present)) + 1;
     POLDER_CHECK(capacity_[index] != kOutgoing, "cache is destroyed with objects to give back", index);
     pool.free(base({static_cast<std::uint8_t>(index)}), (capacity_[index] + std::size_t{1}) * sizeof(void*));
   }
@@ -56,6 +57,7 @@ bool ThreadCache::put_outgoing(MetadataPool& pool, SizeClass size_class, void* p
     if (storage == nullptr) return false;
     magazine.top = magazine.limit = storage + kFirstCapacity;
     capacity = kOutgoing;
+    present_ |= bit_of(size_class);
   }
   if (capacity != kOutgoing) return false;
   void** slot = outgoing(size_class);
@@ -93,6 +95,7 @@ void ThreadCache::grow(MetadataPool& pool, SizeClass size_class, unsigned most) 
   const unsigned held = count(size_class);
   void** const old_storage = base(size_class);
   std::memcpy(storage, old_storage, (held + std::size_t{1}) * sizeof(void*));
+  present_ |= bit_of(size_class);
   magazines_[size_class.index].top = storage + held;
   magazines_[size_class.index].limit = storage + after;
   capacity_[size_class.index] = static_cast<std::uint16_t>(after);
@@ -115,18 +118,19 @@ void ThreadCache::drop_oldest(SizeClass size_class, unsigned dropped) {
 }
 
 bool ThreadCache::note_use(SizeClass size_class) {
-  used_ |= std::uint64_t{1} << (size_class.index - 1U);
+  used_ |= bit_of(size_class);
   return ++uses_ % kUsesPerSweep == 0;
 }
 
 std::uint64_t ThreadCache::idle_classes() {
   static_assert(kSizeClassCount <= 64);
   std::uint64_t idle = 0;
-  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
-    const unsigned held = count({static_cast<std::uint8_t>(index)});
-    const std::uint64_t bit = std::uint64_t{1} << (index - 1);
-    if (held != 0 && held == swept_count_[index - 1] && (used_ & bit) == 0) idle |= bit;
-    swept_count_[index - 1] = static_cast<std::uint16_t>(held);
+  for (std::uint64_t present = present_; present != 0; present &= present - 1) {
+    const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
+    const unsigned held = count(size_class);
+    std::uint16_t& swept = swept_count_[size_class.index - 1];
+    if (held != 0 && held == swept && (used_ & bit_of(size_class)) == 0) idle |= bit_of(size_class);
+    swept = static_cast<std::uint16_t>(held);
   }
   used_ = 0;
   return idle;

@@ -93,16 +93,21 @@ class alignas(64) ThreadCache {
   void* const* oldest(SizeClass size_class) const { return base(size_class) + 1; }
   void drop_oldest(SizeClass size_class, unsigned dropped);
 
+  // Classes that have a magazine or an outgoing buffer: a bit for each index, less one.
+  std::uint64_t present() const { return present_; }
+
   // Notes that the class's magazine was empty or full. True once in a while: time to sweep.
   bool note_use(SizeClass size_class);
-  // Classes whose magazines hold something and were neither empty, nor full, nor of another count since the last call: a bit
-  // for each index, less one.
+  // Classes whose magazines hold something and were neither empty, nor full, nor of another count since the last call, as
+  // present().
   std::uint64_t idle_classes();
 
   // Whether the pointer is in the magazine or the outgoing buffer.
   bool contains(GranuleKind kind, const void* pointer) const;
 
  private:
+  static constexpr std::uint64_t bit_of(SizeClass size_class) { return std::uint64_t{1} << (size_class.index - 1U); }
+
   friend class Heap;  // for the list of caches
 
   struct Magazine {
@@ -143,7 +148,8 @@ class alignas(64) ThreadCache {
   Magazine magazines_[kGranuleKindCount] = {};       // first: two to a cache line
   std::uint16_t capacity_[kGranuleKindCount] = {};   // objects between base and limit
   std::uint16_t swept_count_[kSizeClassCount] = {};  // objects at the last sweep, by class index - 1
-  std::uint64_t used_ = 0;                           // classes noted since, as idle_classes()
+  std::uint64_t present_ = 0;
+  std::uint64_t used_ = 0;  // classes noted since, as present()
   std::uint32_t uses_ = 0;
   ThreadCache* next_ = nullptr;  // Heap's list, guarded by its caches mutex
   ThreadCache* previous_ = nullptr;
