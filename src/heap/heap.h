@@ -75,7 +75,9 @@ class Heap {
   void* allocate_zeroed(ThreadCache* cache, std::size_t size);
 
   // Precondition: inside the arena. Ends the program with a report if it is not an object in use, as far as that can
-  // be told: at once for addresses that are no object, for objects freed twice at the latest when they are flushed.
+  // be told: at once for addresses that are no object, for spans and large runs, and for the object that the thread freed
+  // of this class just before; for other objects freed twice where the second free, or the first, is flushed. Never for
+  // one that was handed out again between the two.
   void free(ThreadCache* cache, void* pointer) {
     if (cache->try_free(map_.kind(pointer), pointer)) [[likely]]
       return;

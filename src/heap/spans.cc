@@ -199,7 +199,8 @@ Spans::Place Spans::require_live_locked(const char* operation, const void* point
       static_cast<std::size_t>(static_cast<const char*>(pointer) - map_.arena().address(first_page(block.first)));
   const auto page = static_cast<unsigned>(offset / kPageSize);
   if (offset % kPageSize == 0 && block.live.test(page)) return {&block, page, block.length(page)};
-  if (offset % kPageSize == 0 && !block.used.test(page)) report_double_free(pointer);
+  // Where a stretch begins that nobody has a pointer to, somebody had one, and is giving it back at this moment.
+  if (offset % kPageSize == 0 && (!block.used.test(page) || block.starts.test(page))) report_double_free(pointer);
   report_interior_pointer(operation, pointer);
 }
 

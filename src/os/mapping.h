@@ -14,9 +14,14 @@ namespace polder::os {
 // The system's page size; the library asserts at start that it is kPageSize.
 std::size_t page_size();
 
+// Where a reservation goes. `usual`: where the kernel puts it, which is at much the same distance from the libraries in
+// every run. `random`: anywhere in a wide part of the address space; where the kernel puts it if nothing is found there, if
+// randomization is off for this process (ADDR_NO_RANDOMIZE: debuggers, setarch -R), and under ThreadSanitizer.
+enum class Placement : unsigned char { usual, random };
+
 // Reserves address space that nothing may touch yet (PROT_NONE, no swap accounting), aligned to `alignment`, a power of
 // two. ENOMEM when RLIMIT_AS or the address space refuses.
-Result<char*> reserve(std::size_t size, std::size_t alignment);
+Result<char*> reserve(std::size_t size, std::size_t alignment, Placement placement = Placement::usual);
 void release(void* address, std::size_t size);
 
 // Makes reserved memory readable and writable; reads as zero. ENOMEM under strict overcommit or at vm.max_map_count.
