@@ -49,6 +49,9 @@ class RunSource final : public FreePages {
   void note_tides();
   void settle();
 
+  // Taken and not given back, less what is dirty of it.
+  GranuleCount used() const;
+
   // Of everything that is dirty. Purges the smallest run first: it is of the least use.
   PageCount dirty() const override;
   PageCount purge_dirty(PageCount most) override;
@@ -56,7 +59,6 @@ class RunSource final : public FreePages {
   GranuleCount purge_all();
 
  private:
-  GranuleCount used() const;
   GranuleCount purge_down_to(GranuleCount target);
 
   Buddy& buddy_;

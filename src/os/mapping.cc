@@ -16,6 +16,10 @@
 #include "os/syscall.h"
 #include "os/thread.h"
 
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -206,6 +210,16 @@ Errno discard_all(const iovec* ranges, std::size_t count) {
   }
   const Errno error = discard_batch(batch, filled);
   return first.ok() ? error : first;
+}
+
+Errno install_guards(void* address, std::size_t size) {
+  POLDER_DCHECK(page_aligned(address, size), "install_guards: range", address, size);
+  return advise(address, size, MADV_GUARD_INSTALL);
+}
+
+Errno remove_guards(void* address, std::size_t size) {
+  POLDER_DCHECK(page_aligned(address, size), "remove_guards: range", address, size);
+  return advise(address, size, MADV_GUARD_REMOVE);
 }
 
 void advise_huge_pages(void* address, std::size_t size, HugePages policy) {

@@ -318,6 +318,32 @@ TEST(Mapping, ReadableIsWhatCanBeRead) {
   EXPECT_FALSE(is_readable(memory.value));
 }
 
+TEST(Mapping, GuardsOutliveDiscardAndFork) {
+  const Result<char*> memory = map_private(4 * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  std::memset(memory.value, 1, 4 * kPageSize);
+  char* const guard = memory.value + kPageSize;
+  const Errno error = install_guards(guard, 2 * kPageSize);
+  if (error == Errno(EINVAL)) GTEST_SKIP() << "the kernel has no MADV_GUARD_INSTALL";
+  ASSERT_EQ(error, kOk);
+  EXPECT_EQ(discard(memory.value, 3 * kPageSize), kOk);
+  EXPECT_FALSE(is_readable(guard));
+  EXPECT_FALSE(is_readable(guard + 2 * kPageSize - 8));
+  EXPECT_EQ(memory.value[0], 0);
+  EXPECT_EQ(memory.value[3 * kPageSize], 1);
+  EXPECT_CHILD_OK(test::in_child([guard] {
+    CHILD_EXPECT(!is_readable(guard));
+    CHILD_EXPECT(remove_guards(guard, kPageSize).ok());
+    CHILD_EXPECT(is_readable(guard) && !is_readable(guard + kPageSize));
+    return 0;
+  }));
+  EXPECT_FALSE(is_readable(guard));
+  EXPECT_EQ(remove_guards(guard, 2 * kPageSize), kOk);
+  EXPECT_EQ(guard[0], 0);
+  EXPECT_EQ(guard[kPageSize], 0);
+  release(memory.value, 4 * kPageSize);
+}
+
 TEST(Mapping, ProgramBreakIsTheKernels) {
   const test::ErrnoWitness witness;
   EXPECT_EQ(program_break(), reinterpret_cast<std::uintptr_t>(sbrk(0)));
