@@ -3,7 +3,7 @@
 import re
 import signal
 
-from harness import CONFIGURATIONS, check, describe, finish, program, run
+from harness import CONFIGURATIONS, HARDENED, check, describe, finish, program, run
 
 FOREIGN = r"polder: {} of 0x[0-9a-f]+, which this allocator did not hand out"
 INSIDE = r"polder: {} of 0x[0-9a-f]+, which is not the start of an allocation"
@@ -47,7 +47,7 @@ EXPECTED = {
     "free_break": FOREIGN.format("free"),
 }
 
-for configuration in CONFIGURATIONS:
+for configuration in CONFIGURATIONS + HARDENED:
     for name, pattern in EXPECTED.items():
         result = run([program("misuse"), name], configuration)
         detail = describe(result) + "\n" + result.stdout + result.stderr
