@@ -83,6 +83,7 @@ void build() {
       .statistics = map_statistics(),
       .enter_unevictable = UnevictableScope::enter,
       .leave_unevictable = UnevictableScope::leave,
+      .hardening = options.hardened ? Hardening::on : Hardening::off,
   };
   Manager& manager = *new (internal::manager_storage.bytes) Manager(manager_options);
   arena_pointers = manager.heap().pointers();

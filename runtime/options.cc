@@ -92,7 +92,7 @@ bool take(Slice text, std::uint64_t& value, Writer<kSize>& why, const char* kind
   return true;
 }
 
-enum class Kind : unsigned char { size, string, backend, policy, number };
+enum class Kind : unsigned char { size, string, backend, policy, number, flag };
 
 // One overload of read() per type of the table. Each says in `why` what it could not accept.
 template <std::size_t kSize>
@@ -125,6 +125,16 @@ bool read(Kind, Slice text, EvictionPolicy& value, Writer<kSize>& why) {
     return false;
   }
   value = EvictionPolicy::lru;
+  return true;
+}
+
+template <std::size_t kSize>
+bool read(Kind, Slice text, bool& value, Writer<kSize>& why) {
+  if (!equal(text, "0") && !equal(text, "1")) {
+    why.character('\'').text(text.data, text.length).text("' is neither 0 nor 1");
+    return false;
+  }
+  value = equal(text, "1");
   return true;
 }
 

@@ -35,12 +35,14 @@ using string = OptionText;
 using backend = os::IoBackend;
 using policy = EvictionPolicy;
 using number = std::uint64_t;
+using flag = bool;
 
 inline constexpr os::IoBackend automatic = os::IoBackend::automatic;
 inline constexpr EvictionPolicy lru = EvictionPolicy::lru;
 
 constexpr size default_value(size value) { return value; }
 constexpr size default_value(int value) { return static_cast<size>(value); }
+constexpr flag default_value(flag value) { return value; }
 constexpr string default_value(const char* value) { return string(value); }
 constexpr backend default_value(backend value) { return value; }
 constexpr policy default_value(policy value) { return value; }

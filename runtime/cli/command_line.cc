@@ -91,6 +91,7 @@ std::string default_text(const OptionSpec& option) {
     const absl::string_view quoted = option.default_value;
     return std::string(quoted.substr(1, quoted.size() - 2));
   }
+  if (option.type == "flag") return option.default_value == "true" ? "1" : "0";
   if (option.type == "size") return option.default_value == "0" ? "" : std::string(option.default_value);
   const auto allowed = choices(option);
   if (allowed.size() == 1) return "";

@@ -23,6 +23,7 @@
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
 #include "os/io_engine.h"
+#include "os/mapping.h"
 #include "os/userfaultfd.h"
 #include "runtime/cli/failure.h"
 #include "runtime/cli/preflight.h"
@@ -137,6 +138,16 @@ Finding pagemap_scan() {
             "run Linux 6.7 or later"};
   }
   return {"PAGEMAP_SCAN", Verdict::ok, "works", {}};
+}
+
+// What a hardened heap puts behind its blocks.
+Finding guard_pages() {
+  const Result<char*> memory = os::map_private(kPageSize);
+  const Errno error = memory.ok() ? os::install_guards(memory.value, kPageSize) : memory.error;
+  if (memory.ok()) os::release(memory.value, kPageSize);
+  if (error.ok()) return {"guard pages", Verdict::ok, "work", {}};
+  return {"guard pages", Verdict::note, absl::StrCat(strerror(error.code()), ": --hardened does without them"),
+          "run Linux 6.13 or later"};
 }
 
 bool is_memory_filesystem(const std::string& directory) {
@@ -255,6 +266,7 @@ std::vector<Finding> probe_machine(const std::string& swap_directory) {
   findings.push_back(io_uring());
   findings.push_back(pagemap_scan());
   add_swap_directory(findings, swap_directory);
+  findings.push_back(guard_pages());
   findings.push_back(huge_pages());
   findings.push_back(overcommit());
   findings.push_back(address_space());

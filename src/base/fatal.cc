@@ -23,6 +23,14 @@ void die(const Message& message) {
 
 void report_double_free(const void* pointer) { die(Message().text("double free of ").pointer(pointer)); }
 
+void report_written_after_free(const void* pointer) {
+  die(Message().pointer(pointer).text(" was written to after free"));
+}
+
+void report_freed_pointer(const char* operation, const void* pointer) {
+  die(Message().text(operation).text(" of ").pointer(pointer).text(", which has been freed"));
+}
+
 void report_foreign_pointer(const char* operation, const void* pointer) {
   die(Message().text(operation).text(" of ").pointer(pointer).text(", which this allocator did not hand out"));
 }

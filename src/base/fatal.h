@@ -9,6 +9,9 @@ namespace polder {
 
 // The program's misuse of the heap.
 [[noreturn]] void report_double_free(const void* pointer);
+// Hardened heaps: what was freed was written to, or is used as if it were not.
+[[noreturn]] void report_written_after_free(const void* pointer);
+[[noreturn]] void report_freed_pointer(const char* operation, const void* pointer);
 [[noreturn]] void report_foreign_pointer(const char* operation, const void* pointer);
 [[noreturn]] void report_interior_pointer(const char* operation, const void* pointer);
 [[noreturn]] void report_wrong_size(const char* operation, const void* pointer, std::size_t size, std::size_t usable);

@@ -12,7 +12,7 @@ enum class LockRank : unsigned char {
   reclaim,        // service: one thread at a time evicts
   thread_caches,  // heap: list of all thread caches
   central,        // heap: one per size class, never two at once except by fork in ascending class order
-  large,          // heap: large runs, spans, the granule map; never two at once except by fork, in this order
+  large,          // heap: quarantine, large runs, spans, granule map; never two at once except by fork, in this order
   buddy,          // vm: free runs
   blocks,         // vm: mode of pageblocks (native, managed)
   policy,         // service: ageing lists

@@ -57,7 +57,9 @@ unsigned Central::take_locked(void** objects, unsigned wanted) {
     while (list > 0 && lists_[list - 1] == nullptr) --list;
     Slab* const slab = list > 0 ? lists_[list - 1] : lists_[kEmptyList];
     if (slab == nullptr) break;
-    taken += slab->take(map_->arena(), objects + taken, wanted - taken);
+    taken += hardening_ == Hardening::off
+                 ? slab->take(map_->arena(), objects + taken, wanted - taken)
+                 : slab->take_at_random(map_->arena(), objects + taken, wanted - taken, random_);
     relist_locked(slab);
   }
   counts_.free_objects -= taken;
@@ -110,7 +112,7 @@ Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
       const auto offset = static_cast<std::size_t>(static_cast<const char*>(objects[next]) - base);
       if (offset >= length) break;
       const std::uint32_t index = object_index(info, static_cast<std::uint32_t>(offset));
-      if (index >= info.capacity || std::size_t{index} * info.size != offset) {
+      if (index >= slab->capacity || std::size_t{index} * info.size != offset) {
         report_interior_pointer("free", objects[next]);
       }
       if (index / 64 != word) {
@@ -124,6 +126,7 @@ Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
       const std::uint64_t bit = std::uint64_t{1} << (index % 64);
       if ((bits & bit) != 0) report_double_free(objects[next]);
       bits |= bit;
+      if (hardening_ == Hardening::on) slab->end_quarantine(index);
     }
     if (const std::uint64_t already = slab->give(word, bits); already != 0) {
       report_double_free(base +
@@ -140,6 +143,31 @@ Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
 bool Central::keeps_locked(const Slab& empty, Spare spare) const {
   if (spare == Spare::none) return false;
   return counts_.slabs >= kSlabsPerSpare || std::size_t{empty.taken_end} * info_of(size_class_).size <= kPageSize;
+}
+
+// Null, and the index undefined, where the object is not in use. Ends the program with a report where there is none.
+Slab* Central::slab_in_use_locked(const char* operation, const void* object, unsigned* index) const {
+  const GranuleId granule = map_->granule(object);
+  if (map_->kind(granule) != kind_of(size_class_)) return nullptr;
+  Slab* const slab = map_->slab(granule);
+  const auto offset = static_cast<const char*>(object) - map_->arena().address(slab->first);
+  *index = object_index(info_of(size_class_), static_cast<std::uint32_t>(offset));
+  if (*index >= slab->capacity) report_interior_pointer(operation, object);
+  return slab->is_in_use(*index) ? slab : nullptr;
+}
+
+void Central::begin_quarantine(const void* object) {
+  const os::MutexLock lock(mutex_);
+  unsigned index;
+  Slab* const slab = slab_in_use_locked("free", object, &index);
+  if (slab == nullptr) report_double_free(object);
+  slab->begin_quarantine(index);
+}
+
+void Central::require_in_use(const char* operation, const void* object) const {
+  const os::MutexLock lock(mutex_);
+  unsigned index;
+  if (slab_in_use_locked(operation, object, &index) == nullptr) report_freed_pointer(operation, object);
 }
 
 Slab* Central::give_up_empty() {
@@ -163,7 +191,7 @@ void Central::verify_locked() const {
       POLDER_CHECK(slab->previous == previous, "slab list is torn", slab, list);
       POLDER_CHECK(slab->list == list && list_for(*slab) == list, "slab is on the wrong list", slab, list);
       POLDER_CHECK(slab->size_class == size_class_, "slab is on another class's list", slab, list);
-      slab->verify();
+      slab->verify(hardening_);
       free_objects += slab->free;
       if (list == kEmptyList) ++empty;
     }

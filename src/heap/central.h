@@ -10,7 +10,9 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/random.h"
 #include "heap/granule_map.h"
+#include "heap/hardening.h"
 #include "heap/size_class.h"
 #include "heap/slab.h"
 #include "os/mutex.h"
@@ -20,12 +22,15 @@ namespace polder {
 class alignas(64) Central {
  public:
   Central() = default;
-  void initialise(GranuleMap& map, SizeClass size_class) {
+  void initialise(GranuleMap& map, SizeClass size_class, Hardening hardening) {
     map_ = &map;
     size_class_ = size_class;
+    hardening_ = hardening;
   }
+  // Of a hardened heap, before anything is taken, and again in a forked child: nobody else uses it.
+  void seed(const Random::Seed& seed) POLDER_NO_THREAD_SAFETY_ANALYSIS { random_.seed(seed); }
 
-  // Up to `wanted` free objects, ascending within a slab; fewer when the slabs have no more.
+  // Up to `wanted` free objects, ascending within a slab, or in a hardened heap at random; fewer when there are no more.
   unsigned take(void** objects, unsigned wanted) POLDER_EXCLUDES(mutex_);
 
   // Adds a new slab whose memory is ready, enters it into the granule map, and takes from it.
@@ -37,6 +42,12 @@ class alignas(64) Central {
   // Makes objects of this class free. Slabs that are empty now, but for a spare, are retired from the granule map and
   // returned as a list (by `next`) for release. Ends the program with a report when one is free already or no object.
   Slab* give(void* const* objects, unsigned count, Spare spare) POLDER_EXCLUDES(mutex_);
+
+  // Hardened heaps: an object is no longer in use, but not free before it is given. Ends the program with a report when
+  // it is free or in quarantine already, or no object.
+  void begin_quarantine(const void* object) POLDER_EXCLUDES(mutex_);
+  // Ends the program with a report, as `operation`, unless the object is in use.
+  void require_in_use(const char* operation, const void* object) const POLDER_EXCLUDES(mutex_);
 
   // All empty slabs, as give() returns them.
   Slab* give_up_empty() POLDER_EXCLUDES(mutex_);
@@ -69,14 +80,17 @@ class alignas(64) Central {
   void relist_locked(Slab* slab) POLDER_REQUIRES(mutex_);
   unsigned take_locked(void** objects, unsigned wanted) POLDER_REQUIRES(mutex_);
   bool keeps_locked(const Slab& empty, Spare spare) const POLDER_REQUIRES(mutex_);
+  Slab* slab_in_use_locked(const char* operation, const void* object, unsigned* index) const POLDER_REQUIRES(mutex_);
   void retire_locked(Slab* slab, Slab** released) POLDER_REQUIRES(mutex_);
 
   mutable os::Mutex mutex_{LockRank::central};
   GranuleMap* map_ = nullptr;  // immutable after initialise
   SizeClass size_class_;       // immutable after initialise
+  Hardening hardening_{};      // immutable after initialise
   Slab* lists_[kListCount] POLDER_GUARDED_BY(mutex_) = {};
   std::uint32_t empty_count_ POLDER_GUARDED_BY(mutex_) = 0;
   Statistics counts_ POLDER_GUARDED_BY(mutex_);
+  Random random_ POLDER_GUARDED_BY(mutex_);
   std::atomic<std::uint32_t> slabs_{0};  // counts_.slabs; atomic: written under the mutex, read without
 };
 

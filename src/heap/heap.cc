@@ -17,19 +17,22 @@ constexpr std::size_t kMagazinePart = 64;
 }  // namespace
 
 Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space,
-           RunSource::Clock clock)
+           Hardening hardening, RunSource::Clock clock)
     : map_(arena, pool, space),
+      hardening_(hardening),
       pool_(pool),
       backing_(backing),
       buddy_(buddy),
       runs_(buddy, backing, map_, spans_, clock),
-      spans_(map_, runs_, pool, backing),
-      large_(map_, runs_, backing) {
+      spans_(map_, runs_, pool, backing, hardening),
+      large_(map_, runs_, backing, hardening),
+      quarantine_(pool) {
   POLDER_CHECK(reinterpret_cast<std::uintptr_t>(arena.base()) % kBlockSize == 0, "arena is not block aligned",
                arena.base());
   for (unsigned index = 1; index <= kSizeClassCount; ++index) {
-    centrals_[index - 1].initialise(map_, {static_cast<std::uint8_t>(index)});
+    centrals_[index - 1].initialise(map_, {static_cast<std::uint8_t>(index)}, hardening);
   }
+  if (hardening == Hardening::on) seed();
 }
 
 // --- allocate ---------------------------------------------------------------------------------------------------------
@@ -96,21 +99,24 @@ Slab* Heap::create_slab(SizeClass size_class) {
   const std::optional<Buddy::Taken> taken = runs_.take_space({info.granules}, {info.granules});
   if (!taken) return nullptr;
   runs_.note_tides();
-  const std::size_t header_bytes = Slab::header_bytes(size_class);
+  const std::size_t header_bytes = Slab::header_bytes(size_class, hardening_);
   void* const header = pool_.allocate(header_bytes);
-  if (header == nullptr || !backing_.provide({first_page(taken->first), {info.pages}})) {
+  const Run pages{first_page(taken->first), {slab_shape(size_class, hardening_).pages}};
+  if (header == nullptr || !backing_.provide(pages)) {
     if (header != nullptr) pool_.free(header, header_bytes);
     runs_.return_space(*taken, {info.granules});
     return nullptr;
   }
   auto* const slab = static_cast<Slab*>(header);
-  slab->initialise(size_class, taken->first);
+  slab->initialise(size_class, taken->first, hardening_);
+  if (hardening_ == Hardening::on) static_cast<void>(backing_.guard(slab_guard(size_class, taken->first)));
   return slab;
 }
 
 // --- free -------------------------------------------------------------------------------------------------------------
 
 void Heap::free_slow(ThreadCache* cache, void* pointer) {
+  if (hardening_ == Hardening::on) return free_hardened(pointer);
   if (map_.kind(pointer) == GranuleKind::span_block) return spans_.free(pointer);
   const GranuleKind kind = require_start("free", pointer);
   if (!is_slab(kind)) return large_.free(pointer);
@@ -155,8 +161,9 @@ GranuleCount Heap::release_slabs(Slab* slabs) {
     const SizeClass size_class = slabs->size_class;
     const SizeClassInfo& info = info_of(size_class);
     const GranuleId first = slabs->first;
-    pool_.free(slabs, Slab::header_bytes(size_class));
-    runs_.release({first_page(first), {info.pages}}, first, {info.granules});
+    pool_.free(slabs, Slab::header_bytes(size_class, hardening_));
+    if (hardening_ == Hardening::on) static_cast<void>(backing_.unguard(slab_guard(size_class, first)));
+    runs_.release({first_page(first), {slab_shape(size_class, hardening_).pages}}, first, {info.granules});
     released += GranuleCount{info.granules};
     slabs = next;
   }
@@ -197,13 +204,16 @@ std::size_t Heap::usable_size(const char* operation, GranuleKind kind, const voi
 
 std::size_t Heap::usable_size(const void* pointer) const {
   static constexpr const char* kOperation = "malloc_usable_size";
-  return usable_size(kOperation, require_start(kOperation, pointer), pointer);
+  const GranuleKind kind = require_start(kOperation, pointer);
+  if (hardening_ == Hardening::on && is_slab(kind)) central_of(class_of(kind)).require_in_use(kOperation, pointer);
+  return usable_size(kOperation, kind, pointer);
 }
 
 void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   static constexpr const char* kOperation = "realloc";
   const GranuleKind kind = require_start(kOperation, pointer);
   const bool small = is_slab(kind);
+  if (hardening_ == Hardening::on && small) central_of(class_of(kind)).require_in_use(kOperation, pointer);
   const std::size_t usable = usable_size(kOperation, kind, pointer);
   // Objects move to a smaller place only when at least half is to be gained.
   if (size <= usable && size > usable / 2 && (small || size <= kLargestSmall)) return pointer;
@@ -212,7 +222,11 @@ void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
       if (spans_.resize(pointer, size)) return pointer;
     } else {
       if (large_.resize(pointer, size)) return pointer;
-      if (void* const moved = large_.move(pointer, size); moved != nullptr) return moved;
+      Quarantine::Entry left{};
+      if (void* const moved = large_.move(pointer, size, &left); moved != nullptr) {
+        if (hardening_ == Hardening::on) put_into_quarantine(left);
+        return moved;
+      }
     }
   }
 
@@ -281,6 +295,7 @@ void Heap::flush_all(ThreadCache& cache) {
 }
 
 unsigned Heap::largest_magazine(SizeClass size_class) const {
+  if (hardening_ == Hardening::on) return 0;
   const SizeClassInfo& info = info_of(size_class);
   if (backing_.limited()) return info.magazine;
   const std::size_t bytes = std::size_t{central_of(size_class).slabs()} * info.granules * kGranuleSize;
@@ -288,7 +303,10 @@ unsigned Heap::largest_magazine(SizeClass size_class) const {
                               info.large_magazine);
 }
 
-bool Heap::give_up_idle() { return give_up_idle_granules().value != 0; }
+bool Heap::give_up_idle() {
+  const bool waited = empty_quarantine();
+  return give_up_idle_granules().value != 0 || waited;
+}
 
 GranuleCount Heap::give_up_idle_granules() {
   GranuleCount given;
@@ -299,6 +317,7 @@ GranuleCount Heap::give_up_idle_granules() {
 
 GranuleCount Heap::trim(ThreadCache* cache) {
   if (cache != ThreadCache::empty()) flush_all(*cache);
+  empty_quarantine();
   return give_up_idle_granules();
 }
 

@@ -13,8 +13,15 @@
 //   2  it is full: free_slow flushes its older half to the central list; slabs without objects go back to the buddy
 //   3  it is no slab: a span or a large run is discarded and given back; anything else is a misuse that is reported
 //
-// Invariants: neither malloc nor free reads or writes the memory that is handed out (it may be evicted); only
-// allocate_zeroed and reallocate touch it, for the caller, holding no lock. No lock is held while Backing is called.
+// A hardened heap (heap_hardened.cc) has no objects in magazines, so that everything goes the slow ways:
+//   allocate   a random one of the slab's free objects
+//   free       misuse is told at once. The object is zeroed, or if it is whole pages becomes inaccessible, and waits in
+//              quarantine (quarantine.h); when it leaves it must still be zero
+//   overflow   the last page of a slab, and a page behind every span and every large run, is inaccessible
+//
+// Invariants: neither malloc nor free reads or writes the memory that is handed out (it may be evicted), but free in a
+// hardened heap; only allocate_zeroed and reallocate touch it, for the caller, holding no lock. No lock is held while
+// Backing is called.
 //
 // For the runtime: keep a `ThreadCache*` per thread, initially ThreadCache::empty(). The hot paths are
 //
@@ -33,7 +40,9 @@
 #include "base/units.h"
 #include "heap/central.h"
 #include "heap/granule_map.h"
+#include "heap/hardening.h"
 #include "heap/large.h"
+#include "heap/quarantine.h"
 #include "heap/run_source.h"
 #include "heap/size_class.h"
 #include "heap/spans.h"
@@ -52,7 +61,7 @@ class Heap {
   // `space` must have metadata_bytes() left. All parts outlive the heap. Aborts with a report when the kernel refuses
   // the tables' memory.
   Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space,
-       RunSource::Clock clock = os::monotonic_ns);
+       Hardening hardening, RunSource::Clock clock = os::monotonic_ns);
   Heap(const Heap&) = delete;
   Heap& operator=(const Heap&) = delete;
 
@@ -74,8 +83,10 @@ class Heap {
   // The same as allocate(), the first `size` bytes zero.
   void* allocate_zeroed(ThreadCache* cache, std::size_t size);
 
-  // Precondition: inside the arena. Ends the program with a report if it is not an object in use, as far as that can
-  // be told: at once for addresses that are no object, for objects freed twice at the latest when they are flushed.
+  // Precondition: inside the arena. Ends the program with a report if it is not an object in use, as far as that can be
+  // told: at once for addresses that are no object, for spans and large runs, and for the object that the thread freed of
+  // this class just before; for other objects freed twice where the second free, or the first, is flushed. Never for one
+  // that was handed out again between the two.
   void free(ThreadCache* cache, void* pointer) {
     if (cache->try_free(map_.kind(pointer), pointer)) [[likely]]
       return;
@@ -99,8 +110,8 @@ class Heap {
   // Flushes everything in it. Its thread must not use it any more. Not for the empty cache.
   void destroy_cache(ThreadCache* cache);
 
-  // Gives back what is idle: the cache's objects, slabs without objects, resident pages of free runs. Pages whose
-  // address space went back to the buddy or was purged.
+  // Gives back what is idle: the quarantine, the cache's objects, slabs without objects, resident pages of free runs. Pages
+  // whose address space went back to the buddy or was purged.
   GranuleCount trim(ThreadCache* cache = ThreadCache::empty());
 
   // Around fork: takes every lock of the heap in rank order; those of the vm layer come after it and are the caller's
@@ -127,6 +138,8 @@ class Heap {
   };
   void statistics(Statistics& statistics) const;
 
+  const Quarantine& quarantine() const { return quarantine_; }
+
   // Walks every slab, large run and the buddy, and checks their invariants. Any thread, at any time; holds the heap's
   // locks meanwhile.
   void verify() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
@@ -151,6 +164,16 @@ class Heap {
   // Empty slabs and dirty runs; whether there were any.
   bool give_up_idle();
   GranuleCount give_up_idle_granules();
+  // What a hardened heap does in their places.
+  void free_hardened(void* pointer);
+  void clear(void* object, std::size_t size);
+  void put_into_quarantine(const Quarantine::Entry& entry);
+  void end_quarantine(const Quarantine::Entry& entry);
+  // Whether anything was in quarantine.
+  bool empty_quarantine();
+  void seed();
+  // The page behind the objects of a slab that begins there.
+  Run slab_guard(SizeClass size_class, GranuleId first) const;
   void flush_all(ThreadCache& cache);
   void sweep(ThreadCache& cache);
   std::size_t usable_size(const char* operation, GranuleKind kind, const void* pointer) const;
@@ -165,12 +188,14 @@ class Heap {
   void verify_map_locked() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
 
   GranuleMap map_;  // first: the fast paths read it
+  const Hardening hardening_;
   MetadataPool& pool_;
   Backing& backing_;
   Buddy& buddy_;
   RunSource runs_;
   Spans spans_;
   LargeRuns large_;
+  Quarantine quarantine_;
   Central centrals_[kSizeClassCount];  // by class index - 1
 
   mutable os::Mutex caches_mutex_{LockRank::thread_caches};

@@ -10,7 +10,8 @@ void Heap::lock_own() const {
   caches_mutex_.lock();
   centrals_[0].fork_mutex().lock();
   for (unsigned i = 1; i < kSizeClassCount; ++i) centrals_[i].fork_mutex().lock_same_rank();
-  large_.fork_mutex().lock();
+  quarantine_.fork_mutex().lock();
+  large_.fork_mutex().lock_same_rank();
   spans_.fork_mutex().lock_same_rank();
   map_.fork_mutex().lock_same_rank();
 }
@@ -19,6 +20,7 @@ void Heap::unlock_own() const {
   map_.fork_mutex().unlock();
   spans_.fork_mutex().unlock();
   large_.fork_mutex().unlock();
+  quarantine_.fork_mutex().unlock();
   for (unsigned i = kSizeClassCount; i > 0; --i) centrals_[i - 1].fork_mutex().unlock();
   caches_mutex_.unlock();
 }
@@ -31,8 +33,10 @@ void Heap::reset_after_fork_child() {
   map_.fork_mutex().reset_in_child();
   spans_.fork_mutex().reset_in_child();
   large_.fork_mutex().reset_in_child();
+  quarantine_.fork_mutex().reset_in_child();
   for (unsigned i = kSizeClassCount; i > 0; --i) centrals_[i - 1].fork_mutex().reset_in_child();
   caches_mutex_.reset_in_child();
+  if (hardening_ == Hardening::on) seed();
 }
 
 // --- statistics -------------------------------------------------------------------------------------------------------
@@ -45,12 +49,13 @@ void Heap::statistics(Statistics& statistics) const {
     ClassStatistics& its = statistics.classes[i];
     its.object_size = info.size;
     its.slabs = central.slabs;
-    its.objects = central.slabs * info.capacity;
+    const SlabShape shape = slab_shape({static_cast<std::uint8_t>(i + 1)}, hardening_);
+    its.objects = central.slabs * shape.capacity;
     its.handed_out = its.objects - central.free_objects;
     its.refills = central.refills;
     its.flushes = central.flushes;
     statistics.small_bytes += its.handed_out * info.size;
-    statistics.slab_pages += PageCount{central.slabs * info.pages};
+    statistics.slab_pages += PageCount{central.slabs * shape.pages};
   }
   const LargeRuns::Statistics large = large_.statistics();
   const Spans::Statistics spans = spans_.statistics();
@@ -96,7 +101,7 @@ void Heap::verify_map_locked() const {
       for (std::uint32_t offset = 1; offset < info.granules; ++offset) {
         POLDER_CHECK(map_.kind({i + offset}) == kind && map_.slab({i + offset}) == slab, "slab is torn", i, slab);
       }
-      slab->verify();
+      slab->verify(hardening_);
       ++slabs[slab->size_class.index];
       free_objects[slab->size_class.index] += slab->free;
       i += info.granules;
@@ -125,7 +130,7 @@ void Heap::verify_map_locked() const {
                      granule.value);
       }
     }
-    for (const std::uint64_t last = granule.value + granules_up(pages).value; i < last; ++i) {
+    for (const std::uint64_t last = granule.value + large_.space_for(pages).value; i < last; ++i) {
       POLDER_CHECK(map_.kind({i}) == GranuleKind::large_body, "large run is torn", granule.value, i);
     }
     POLDER_CHECK(i >= end || map_.kind({i}) != GranuleKind::large_body, "large run is too long", granule.value, i);

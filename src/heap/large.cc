@@ -27,13 +27,13 @@ constexpr bool is_head(GranuleKind kind) {
 }  // namespace
 
 bool LargeRuns::place(PageCount pages, std::size_t alignment, Buddy::Fit fit, Placed* placed) {
-  const GranuleCount granules = granules_up(pages);
+  const GranuleCount granules = space_for(pages);
   const GranuleCount step{std::max(alignment, kGranuleSize) / kGranuleSize};
   const auto base = reinterpret_cast<std::uintptr_t>(map_.arena().base());
   if (base % alignment == 0) {
     const std::optional<Buddy::Taken> taken = runs_.take_space(granules, step, fit);
     if (!taken) return false;
-    *placed = {{taken->first, taken->first, pages}, taken->dirty};
+    *placed = {{taken->first, taken->first, pages, guards_}, taken->dirty};
     return true;
   }
   // The arena's start is less aligned than what is wanted: room to move in, of which the end goes back at once.
@@ -41,7 +41,7 @@ bool LargeRuns::place(PageCount pages, std::size_t alignment, Buddy::Fit fit, Pl
   if (!taken) return false;
   const std::uintptr_t start = base + std::size_t{taken->first.value} * kGranuleSize;
   const GranuleCount padding{((start + alignment - 1) / alignment * alignment - start) / kGranuleSize};
-  *placed = {{taken->first, taken->first + padding, pages}, taken->dirty};
+  *placed = {{taken->first, taken->first + padding, pages, guards_}, taken->dirty};
   runs_.shrink(taken->first, granules + step, padding + granules,
                taken->dirty ? Buddy::Contents::dirty : Buddy::Contents::clean);
   return true;
@@ -61,6 +61,7 @@ void* LargeRuns::allocate(std::size_t size, std::size_t alignment, RunContents c
     runs_.return_space({extent.first, placed.dirty}, extent.space());
     return nullptr;
   }
+  guard_end(extent);
   {
     const os::MutexLock lock(mutex_);
     enter_locked(extent);
@@ -76,7 +77,7 @@ void LargeRuns::enter_locked(const Extent& extent) {
     map_.set_kinds(extent.first, padding, GranuleKind::large_padding);
     map_.set_detail({extent.head.value - 1}, static_cast<std::uint32_t>(padding.value));
   }
-  map_.set_kinds(extent.head, granules_up(extent.pages), GranuleKind::large_body);
+  map_.set_kinds(extent.head, extent.space() - padding, GranuleKind::large_body);
   map_.set_kind(extent.head, padding.value == 0 ? GranuleKind::large_head : GranuleKind::large_padded_head);
   map_.set_detail(extent.head, static_cast<std::uint32_t>(extent.pages.value));
   ++counts_.runs;
@@ -89,7 +90,7 @@ LargeRuns::Extent LargeRuns::extent_of(const void* pointer) const {
   POLDER_DCHECK(is_head(kind) && map_.arena().address(head) == pointer, "not a large run", pointer);
   std::uint32_t padding = 0;
   if (kind == GranuleKind::large_padded_head) padding = map_.detail({head.value - 1});
-  return {{head.value - padding}, head, {map_.detail(head)}};
+  return {{head.value - padding}, head, {map_.detail(head)}, guards_};
 }
 
 std::size_t LargeRuns::usable_size(const void* pointer) const { return bytes(extent_of(pointer).pages); }
@@ -115,7 +116,46 @@ void LargeRuns::free(void* pointer) {
   runs_.release(extent.run(), extent.first, extent.space());
 }
 
-void* LargeRuns::move(void* pointer, std::size_t size) {
+void LargeRuns::guard_end(const Extent& extent) {
+  if (extent.guards.value != 0) static_cast<void>(backing_.guard({extent.run().end(), extent.guards}));
+}
+
+void LargeRuns::unguard_end(const Extent& extent) {
+  if (extent.guards.value != 0) static_cast<void>(backing_.unguard({extent.run().end(), extent.guards}));
+}
+
+Quarantine::Entry LargeRuns::begin_quarantine(void* pointer) {
+  Extent extent;
+  {
+    const os::MutexLock lock(mutex_);
+    extent = retire_locked(pointer);
+  }
+  return seal_extent(extent);
+}
+
+Quarantine::Entry LargeRuns::seal_extent(const Extent& extent) {
+  seal(backing_, extent.run());
+  return {map_.arena().address(extent.head), static_cast<std::uint32_t>(extent.pages.value), extent.first.value};
+}
+
+void LargeRuns::end_quarantine(const Quarantine::Entry& entry) {
+  const Extent extent{{entry.space}, map_.granule(entry.object), {entry.amount}, guards_};
+  unseal(backing_, extent.run(), entry.object);
+  unguard_end(extent);
+  purge_rest(extent);
+  runs_.return_space({extent.first, false}, extent.space());
+}
+
+// What was taken with the run, but is not its pages, may be dirty still.
+void LargeRuns::purge_rest(const Extent& extent) {
+  const PageId begin = first_page(extent.first);
+  const PageId end = first_page(extent.first + extent.space());
+  const Run run = extent.run();
+  if (begin < run.first) backing_.purge({begin, run.first - begin});
+  if (run.end() < end) backing_.purge({run.end(), end - run.end()});
+}
+
+void* LargeRuns::move(void* pointer, std::size_t size, Quarantine::Entry* left) {
   const Extent old = extent_of(pointer);
   const PageCount pages = pages_up(size);
   if (size > map_.arena().size() || old.pages < kMoveFrom || pages <= old.pages) return nullptr;
@@ -126,6 +166,7 @@ void* LargeRuns::move(void* pointer, std::size_t size) {
     runs_.return_space({extent.first, placed.dirty}, extent.space());
     return nullptr;
   }
+  guard_end(extent);
   const PageCount relocated = backing_.relocate(old.run(), extent.run().first);
   char* const moved = map_.arena().address(extent.head);
   const std::size_t done = bytes(relocated);
@@ -136,11 +177,13 @@ void* LargeRuns::move(void* pointer, std::size_t size) {
     enter_locked(extent);
     retire_locked(pointer);
   }
-  const bool clean = relocated == old.pages;
-  for (const Run left : {old.padding(), old.rest()}) {
-    if (clean && left.pages.value != 0) backing_.purge(left);
+  if (guards_.value != 0) {
+    *left = seal_extent(old);
+  } else {
+    const bool clean = relocated == old.pages;
+    if (clean) purge_rest(old);
+    runs_.release(old.run(), old.first, old.space(), clean ? Buddy::Contents::clean : Buddy::Contents::dirty);
   }
-  runs_.release(old.run(), old.first, old.space(), clean ? Buddy::Contents::clean : Buddy::Contents::dirty);
   return moved;
 }
 
@@ -160,10 +203,13 @@ bool LargeRuns::grow(const Extent& extent, PageCount pages) {
   if (grown.first.value + grown.space().value > (map_.arena().size() >> kGranuleShift)) return false;
   if (!map_.ensure(grown.first + grown.space())) return false;
   if (!runs_.extend(grown.first, extent.space(), grown.space())) return false;
+  unguard_end(extent);
   if (!backing_.provide({extent.run().end(), pages - extent.pages})) {
+    guard_end(extent);
     runs_.shrink(grown.first, grown.space(), extent.space(), Buddy::Contents::dirty);
     return false;
   }
+  guard_end(grown);
 
   const os::MutexLock lock(mutex_);
   map_.set_kinds(extent.first + extent.space(), grown.space() - extent.space(), GranuleKind::large_body);
@@ -181,11 +227,14 @@ void LargeRuns::shrink(const Extent& extent, PageCount pages) {
     map_.set_detail(extent.head, static_cast<std::uint32_t>(pages.value));
     counts_.pages -= extent.pages - pages;
   }
+  unguard_end(extent);
   const Run end{shrunk.run().end(), extent.pages - pages};
   backing_.discard(end);
-  // The rest of the last granule stays ours, so nobody else will use or purge its pages.
+  // The rest of the last granule stays ours, so nobody else will use or purge its pages. A hardened heap keeps nothing.
   const std::uint64_t rest = first_page(shrunk.first + shrunk.space()).value - end.first.value;
-  if (rest != 0) backing_.purge({end.first, {std::min(rest, end.pages.value)}});
+  const std::uint64_t purged = guards_.value != 0 ? end.pages.value : std::min(rest, end.pages.value);
+  if (purged != 0) backing_.purge({end.first, {purged}});
+  guard_end(shrunk);
   if (shrunk.space() < extent.space()) {
     runs_.shrink(extent.first, extent.space(), shrunk.space(), Buddy::Contents::dirty);
     runs_.settle();

@@ -4,6 +4,8 @@
 //
 //   granule map   large_head, large_body … ; or large_padding …, large_padded_head, large_body … where an alignment
 //                 beyond the arena's own puts the head inside the buddy's run
+//   hardened      the run's pages are followed by a guard in address space of its own. Freed, all of it becomes
+//                 inaccessible and waits in quarantine
 //   lock          LockRank::large, for the map and the counts only, never while the backing is called
 #pragma once
 
@@ -12,6 +14,8 @@
 
 #include "base/units.h"
 #include "heap/granule_map.h"
+#include "heap/hardening.h"
+#include "heap/quarantine.h"
 #include "heap/run_source.h"
 #include "os/mutex.h"
 #include "vm/backing.h"
@@ -20,17 +24,22 @@ namespace polder {
 
 class LargeRuns {
  public:
-  LargeRuns(GranuleMap& map, RunSource& runs, Backing& backing) : map_(map), runs_(runs), backing_(backing) {}
+  LargeRuns(GranuleMap& map, RunSource& runs, Backing& backing, Hardening hardening)
+      : map_(map), runs_(runs), backing_(backing), guards_{hardening == Hardening::on ? 1U : 0U} {}
 
   // Aligned to a granule at least. Null without memory. Roomy for what has grown and may grow on.
   void* allocate(std::size_t size, std::size_t alignment, RunContents contents, Buddy::Fit fit) POLDER_EXCLUDES(mutex_);
   // Ends the program with a report unless the pointer is the start of a large run.
   void free(void* pointer) POLDER_EXCLUDES(mutex_);
+  // In place of free() in a hardened heap, and what comes after it; between the two the run is nobody's.
+  Quarantine::Entry begin_quarantine(void* pointer) POLDER_EXCLUDES(mutex_);
+  void end_quarantine(const Quarantine::Entry& entry) POLDER_EXCLUDES(mutex_);
   // Makes the run `size` bytes long where it is; false when it has to move (nothing changed then).
   bool resize(void* pointer, std::size_t size) POLDER_EXCLUDES(mutex_);
   // Makes the run larger at another address, by moving its pages as far as that works and pays; the old pointer is free
-  // then. Null when it does not pay or there is no memory: nothing changed.
-  void* move(void* pointer, std::size_t size) POLDER_EXCLUDES(mutex_);
+  // then, in a hardened heap to be put into quarantine as `left` says. Null when it does not pay or there is no memory:
+  // nothing changed.
+  void* move(void* pointer, std::size_t size, Quarantine::Entry* left) POLDER_EXCLUDES(mutex_);
   // Precondition: the start of a large run in use.
   std::size_t usable_size(const void* pointer) const;
 
@@ -40,6 +49,8 @@ class LargeRuns {
   };
   Statistics statistics() const POLDER_EXCLUDES(mutex_);
   Statistics statistics_locked() const POLDER_REQUIRES(mutex_) { return counts_; }
+  // Address space of a run of so many pages.
+  GranuleCount space_for(PageCount pages) const { return granules_up(pages + guards_); }
 
   os::Mutex& fork_mutex() const POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
 
@@ -49,12 +60,10 @@ class LargeRuns {
     GranuleId first;
     GranuleId head;
     PageCount pages;
+    PageCount guards;
 
-    GranuleCount space() const { return (head - first) + granules_up(pages); }
+    GranuleCount space() const { return (head - first) + granules_up(pages + guards); }
     Run run() const { return {first_page(head), pages}; }
-    // Pages that were not handed out, before and behind; an earlier owner's may be resident.
-    Run padding() const { return {first_page(first), polder::pages(head - first)}; }
-    Run rest() const { return {run().end(), first_page(first + space()) - run().end()}; }
   };
 
   struct Placed {
@@ -66,12 +75,17 @@ class LargeRuns {
   void enter_locked(const Extent& extent) POLDER_REQUIRES(mutex_);
   // Ends the program with a report unless the pointer is the start of a large run.
   Extent retire_locked(const void* pointer) POLDER_REQUIRES(mutex_);
+  Quarantine::Entry seal_extent(const Extent& extent) POLDER_EXCLUDES(mutex_);
+  void guard_end(const Extent& extent) POLDER_EXCLUDES(mutex_);
+  void unguard_end(const Extent& extent) POLDER_EXCLUDES(mutex_);
+  void purge_rest(const Extent& extent) POLDER_EXCLUDES(mutex_);
   bool grow(const Extent& extent, PageCount pages) POLDER_EXCLUDES(mutex_);
   void shrink(const Extent& extent, PageCount pages) POLDER_EXCLUDES(mutex_);
 
   GranuleMap& map_;
   RunSource& runs_;
   Backing& backing_;
+  const PageCount guards_;  // pages behind a run
   mutable os::Mutex mutex_{LockRank::large};
   Statistics counts_ POLDER_GUARDED_BY(mutex_);
 };

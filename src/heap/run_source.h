@@ -54,6 +54,9 @@ class RunSource final : public FreePages {
   void note_tides();
   void settle();
 
+  // Taken and not given back, less what is set aside of it.
+  GranuleCount used() const;
+
   // Of everything that is dirty. Purges the highest run first: it is what would be used last.
   PageCount dirty() const override;
   PageCount purge_dirty(PageCount most) override;
@@ -61,7 +64,6 @@ class RunSource final : public FreePages {
   GranuleCount purge_all();
 
  private:
-  GranuleCount used() const;
   GranuleCount purge_down_to(GranuleCount target);
 
   Buddy& buddy_;

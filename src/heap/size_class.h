@@ -12,6 +12,7 @@
 #include <cstdint>
 
 #include "base/units.h"
+#include "heap/hardening.h"
 
 namespace polder {
 
@@ -87,6 +88,18 @@ constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
 inline constexpr std::array<SizeClassInfo, kSizeClassCount + 1> kSizeClasses = internal::make_size_classes();
 
 constexpr const SizeClassInfo& info_of(SizeClass size_class) { return kSizeClasses[size_class.index]; }
+
+// What is used of a slab's address space: all of it, but in a hardened heap only objects that end before its last page.
+struct SlabShape {
+  std::uint32_t capacity;  // objects
+  std::uint32_t pages;     // that they cover
+};
+constexpr SlabShape slab_shape(SizeClass size_class, Hardening hardening) {
+  const SizeClassInfo& info = info_of(size_class);
+  if (hardening == Hardening::off) return {info.capacity, info.pages};
+  const auto capacity = static_cast<std::uint32_t>((info.granules * kGranuleSize - kPageSize) / info.size);
+  return {capacity, static_cast<std::uint32_t>(pages_up(std::size_t{capacity} * info.size).value)};
+}
 
 namespace internal {
 

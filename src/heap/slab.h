@@ -2,16 +2,18 @@
 // neither allocating nor freeing touches the objects. Guarded by the mutex of its class's central list; the fields that
 // say "immutable" may be read by whoever holds one of its objects.
 //
-//   header (32 bytes) | free bitmap, one bit per object, 1 = free
+//   header (32 bytes) | free bitmap, one bit per object, 1 = free | hardened: the same, 1 = in quarantine
 //
 //   invariants  free == population of the bitmap; bits from `capacity` on are 0; words before `first_word` are 0;
-//               on a list of the central exactly while free > 0
+//               on a list of the central exactly while free > 0; what is in quarantine is not free
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 
+#include "base/random.h"
 #include "base/units.h"
+#include "heap/hardening.h"
 #include "heap/size_class.h"
 #include "vm/arena.h"
 
@@ -31,23 +33,39 @@ struct alignas(8) Slab {
 
   static constexpr std::uint8_t kNoList = 255;
 
-  static constexpr unsigned words_for(SizeClass size_class) { return (info_of(size_class).capacity + 63) / 64; }
-  static constexpr std::size_t header_bytes(SizeClass size_class) {
-    return sizeof(Slab) + words_for(size_class) * sizeof(std::uint64_t);
+  static constexpr unsigned words_for(SizeClass size_class, Hardening hardening) {
+    return (slab_shape(size_class, hardening).capacity + 63) / 64;
+  }
+  static constexpr std::size_t header_bytes(SizeClass size_class, Hardening hardening) {
+    const unsigned bitmaps = hardening == Hardening::on ? 2 : 1;
+    return sizeof(Slab) + bitmaps * words_for(size_class, hardening) * sizeof(std::uint64_t);
   }
 
   // Fills in a zeroed header: every object is free, the slab is on no list.
-  void initialise(SizeClass its_class, GranuleId first_granule);
+  void initialise(SizeClass its_class, GranuleId first_granule, Hardening hardening);
 
   std::uint64_t* words() { return reinterpret_cast<std::uint64_t*>(this + 1); }
   const std::uint64_t* words() const { return reinterpret_cast<const std::uint64_t*>(this + 1); }
 
   // Takes up to `wanted` free objects in ascending order of address; the number taken.
   unsigned take(const Arena& arena, void** objects, unsigned wanted);
+  // The same, at random among all that are free.
+  unsigned take_at_random(const Arena& arena, void** objects, unsigned wanted, Random& random);
   // Makes objects free whose bits are given; the bits among them that were free already (then nothing changed).
   std::uint64_t give(unsigned word, std::uint64_t bits);
 
-  void verify() const;
+  // Of a hardened heap's slab, by the object's index, which is below the capacity.
+  bool is_in_use(unsigned index) const {
+    return ((words()[index / 64] | quarantined()[index / 64]) >> (index % 64) & 1) == 0;
+  }
+  void begin_quarantine(unsigned index) { quarantined()[index / 64] |= std::uint64_t{1} << (index % 64); }
+  void end_quarantine(unsigned index) { quarantined()[index / 64] &= ~(std::uint64_t{1} << (index % 64)); }
+
+  void verify(Hardening hardening) const;
+
+ private:
+  std::uint64_t* quarantined() { return words() + word_count; }
+  const std::uint64_t* quarantined() const { return words() + word_count; }
 };
 static_assert(sizeof(Slab) == 32);
 

@@ -177,7 +177,7 @@ bool Spans::find_locked(unsigned pages, Place* place) {
 // --- the program's side -----------------------------------------------------------------------------------------------
 
 void* Spans::allocate(std::size_t size, RunContents contents) {
-  Place place{.count = static_cast<unsigned>(pages_up(size).value)};
+  Place place{.count = static_cast<unsigned>(pages_up(size).value) + guards_};
   POLDER_DCHECK(size != 0 && size <= kLargest, "not a size of spans", size);
   bool found;
   {
@@ -186,7 +186,7 @@ void* Spans::allocate(std::size_t size, RunContents contents) {
   }
   if (!found && !create_block(&place)) return nullptr;
   runs_.note_tides();
-  const Run run = run_of(place);
+  const Run run = run_of(contents_of(place));
   if (!backing_.provide(run)) {
     SpanBlock* empty;
     {
@@ -196,6 +196,7 @@ void* Spans::allocate(std::size_t size, RunContents contents) {
     release_block(empty);
     return nullptr;
   }
+  if (guards_ != 0) static_cast<void>(backing_.guard(guards_of(place)));
   {
     const os::MutexLock lock(mutex_);
     place.block->live.set(place.first);
@@ -215,24 +216,51 @@ Spans::Place Spans::require_live_locked(const char* operation, const void* point
       static_cast<std::size_t>(static_cast<const char*>(pointer) - map_.arena().address(first_page(block.first)));
   const auto page = static_cast<unsigned>(offset / kPageSize);
   if (offset % kPageSize == 0 && block.live.test(page)) return {&block, page, block.length(page)};
-  if (offset % kPageSize == 0 && !block.used.test(page)) report_double_free(pointer);
+  // Where a stretch begins that nobody has a pointer to, somebody had one, and is giving it back at this moment.
+  if (offset % kPageSize == 0 && (!block.used.test(page) || block.starts.test(page))) report_double_free(pointer);
   report_interior_pointer(operation, pointer);
 }
 
 std::size_t Spans::usable_size(const char* operation, const void* pointer) const {
   const os::MutexLock lock(mutex_);
-  return bytes(PageCount{require_live_locked(operation, pointer).count});
+  return bytes(PageCount{contents_of(require_live_locked(operation, pointer)).count});
 }
 
-void Spans::free(void* pointer) {
+Spans::Place Spans::take_from_program(void* pointer) {
+  const os::MutexLock lock(mutex_);
+  const Place place = require_live_locked("free", pointer);
+  place.block->live.clear(place.first);
+  --counts_.spans;
+  counts_.pages -= PageCount{contents_of(place).count};
+  return place;
+}
+
+Quarantine::Entry Spans::begin_quarantine(void* pointer) {
+  const Run run = run_of(contents_of(take_from_program(pointer)));
+  seal(backing_, run);
+  return {pointer, static_cast<std::uint32_t>(run.pages.value), 0};
+}
+
+void Spans::end_quarantine(const Quarantine::Entry& entry) {
   Place place;
   {
     const os::MutexLock lock(mutex_);
-    place = require_live_locked("free", pointer);
-    place.block->live.clear(place.first);
-    --counts_.spans;
-    counts_.pages -= PageCount{place.count};
+    SpanBlock& block = block_of_pointer(entry.object);
+    const PageId page = map_.arena().page_of(entry.object);
+    place = {&block, static_cast<unsigned>((page - first_page(block.first)).value), entry.amount + guards_};
   }
+  unseal(backing_, run_of(contents_of(place)), entry.object);
+  static_cast<void>(backing_.unguard(guards_of(place)));
+  SpanBlock* empty;
+  {
+    const os::MutexLock lock(mutex_);
+    empty = make_unused_locked(place, Buddy::Contents::clean);
+  }
+  release_block(empty);
+}
+
+void Spans::free(void* pointer) {
+  const Place place = take_from_program(pointer);
   backing_.discard(run_of(place));
   SpanBlock* empty;
   {
@@ -246,6 +274,7 @@ void Spans::free(void* pointer) {
 bool Spans::resize(void* pointer, std::size_t size) {
   if (size > kLargest) return false;
   const auto wanted = static_cast<unsigned>(pages_up(size).value);
+  if (guards_ != 0) return bytes(PageCount{wanted}) == usable_size("realloc", pointer);
   Place change;  // what is added, or given up
   bool grows;
   {
@@ -337,7 +366,7 @@ void Spans::verify_locked(const SpanBlock& block, Statistics& found, PageCount& 
   dirty_pages += PageCount{block.dirty.population()};
   for (unsigned page = block.live.next_set(0); page < PageBits::kCount; page = block.live.next_set(page + 1)) {
     ++found.spans;
-    found.pages += PageCount{block.length(page)};
+    found.pages += PageCount{block.length(page) - guards_};
   }
 }
 

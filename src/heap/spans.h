@@ -8,6 +8,8 @@
 //               starts  a span, or a stretch that is busy, begins here; it ends before the next start or unused page
 //               live    the program holds a pointer to it
 //               dirty   unused, but may be resident
+//   hardened    a span is followed by a page that is its own and a guard. Freed, all of it becomes inaccessible and waits
+//               in quarantine: not live any more, but used. It never grows or shrinks where it is
 //   invariants  live ⊆ starts ⊆ used; dirty ∩ used = ∅; a block is on list `longest gap`, on none when it has no gap;
 //               a block without used pages exists only between two calls of one thread
 //   lock        LockRank::large, never held while the backing is called: pages that are about to change hands are busy
@@ -19,7 +21,9 @@
 
 #include "base/units.h"
 #include "heap/granule_map.h"
+#include "heap/hardening.h"
 #include "heap/page_bits.h"
+#include "heap/quarantine.h"
 #include "heap/run_source.h"
 #include "os/mutex.h"
 #include "vm/backing.h"
@@ -35,8 +39,8 @@ class Spans final : public FreePages {
   static constexpr std::size_t kLargest = std::size_t{512} << 10;
   static constexpr std::size_t kAlignment = kPageSize;
 
-  Spans(GranuleMap& map, RunSource& runs, MetadataPool& pool, Backing& backing)
-      : map_(map), runs_(runs), pool_(pool), backing_(backing) {}
+  Spans(GranuleMap& map, RunSource& runs, MetadataPool& pool, Backing& backing, Hardening hardening)
+      : map_(map), runs_(runs), pool_(pool), backing_(backing), guards_(hardening == Hardening::on ? 1 : 0) {}
 
   // Precondition: 0 < size <= kLargest. Null without memory. May wait for reclaim.
   void* allocate(std::size_t size, RunContents contents) POLDER_EXCLUDES(mutex_);
@@ -45,6 +49,9 @@ class Spans final : public FreePages {
   // unless the pointer is the start of a span in use.
   void free(void* pointer) POLDER_EXCLUDES(mutex_);
   std::size_t usable_size(const char* operation, const void* pointer) const POLDER_EXCLUDES(mutex_);
+  // In place of free() in a hardened heap, and what comes after it; between the two the span is nobody's.
+  Quarantine::Entry begin_quarantine(void* pointer) POLDER_EXCLUDES(mutex_);
+  void end_quarantine(const Quarantine::Entry& entry) POLDER_EXCLUDES(mutex_);
   // Makes the span `size` bytes long where it is; false when it has to move (nothing changed then).
   bool resize(void* pointer, std::size_t size) POLDER_EXCLUDES(mutex_);
 
@@ -72,6 +79,10 @@ class Spans final : public FreePages {
   };
 
   Run run_of(const Place& place) const;
+  // Of a span: what the program has of it, and what follows that.
+  Place contents_of(const Place& span) const { return {span.block, span.first, span.count - guards_}; }
+  Run guards_of(const Place& span) const { return run_of({span.block, span.first + span.count - guards_, guards_}); }
+  Place take_from_program(void* pointer) POLDER_EXCLUDES(mutex_);
   SpanBlock& block_of_pointer(const void* pointer) const;
   Place require_live_locked(const char* operation, const void* pointer) const POLDER_REQUIRES(mutex_);
   bool find_locked(unsigned pages, Place* place) POLDER_REQUIRES(mutex_);
@@ -88,6 +99,7 @@ class Spans final : public FreePages {
   RunSource& runs_;
   MetadataPool& pool_;
   Backing& backing_;
+  const unsigned guards_;  // pages behind a span
   mutable os::Mutex mutex_{LockRank::large};
   // By longest gap in pages, less one; and which of them have any.
   SpanBlock* lists_[PageBits::kCount] POLDER_GUARDED_BY(mutex_) = {};

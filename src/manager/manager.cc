@@ -63,7 +63,7 @@ Manager::Manager(const ManagerOptions& options)
                           .hooks = {.enter_unevictable = options.enter_unevictable,
                                     .leave_unevictable = options.leave_unevictable}},
              arena_, space_, budget_, metadata_per_chunk(), *statistics_),
-      heap_(arena_, buddy_, pager_.backing(), pool_, space_) {
+      heap_(arena_, buddy_, pager_.backing(), pool_, space_, options.hardening) {
   pager_.set_free_pages(heap_.free_pages());
   // A huge page would make resident what was neither handed out nor charged.
   if (budget_.limited()) os::advise_huge_pages(arena_.base(), arena_.size(), os::HugePages::never);

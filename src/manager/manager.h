@@ -29,6 +29,7 @@ struct ManagerOptions {
   StatisticsSegment* statistics = nullptr;  // null: counted privately
   void (*enter_unevictable)() = [] {};      // see AllocationHooks
   void (*leave_unevictable)() = [] {};
+  Hardening hardening = Hardening::off;
   std::size_t arena_bytes = Arena::kDefaultSize;
   std::size_t smallest_arena_bytes = Arena::kSmallestSize;
 };

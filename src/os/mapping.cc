@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -13,7 +14,12 @@
 #include "base/units.h"
 #include "os/sanitizer.h"
 #include "os/syscall.h"
+#include "os/thread.h"
 
+#ifndef MADV_GUARD_INSTALL
+#define MADV_GUARD_INSTALL 102
+#define MADV_GUARD_REMOVE 103
+#endif
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -32,6 +38,18 @@ bool page_aligned(const void* address, std::size_t size) {
   return size != 0 && (reinterpret_cast<std::uintptr_t>(address) | size) % kPageSize == 0;
 }
 
+// Above the shadow of sanitizers, below where programs and their libraries are loaded: 2^25 places for 2 MiB each.
+constexpr std::uintptr_t kLowestRandom = std::uintptr_t{1} << 44;
+constexpr std::uintptr_t kHighestRandom = std::uintptr_t{0x55} << 40;
+constexpr unsigned kRandomTries = 4;
+constexpr int kFixedNoReplace = 0x100000;  // MAP_FIXED_NOREPLACE, since 4.17
+
+bool randomization_is_on() {
+  constexpr long kAsk = 0xffffffff;
+  const long personality = system_call(SYS_personality, kAsk);
+  return !kThreadSanitizer && personality >= 0 && (personality & ADDR_NO_RANDOMIZE) == 0;
+}
+
 // Under ThreadSanitizer through its interceptors, which forget what the addresses held before.
 Result<char*> map(std::size_t size, int protection, int flags, int fd) {
   if constexpr (kThreadSanitizer) {
@@ -48,6 +66,26 @@ void unmap(void* address, std::size_t size) {
   const ErrnoGuard guard;
   const long result = kThreadSanitizer ? ::munmap(address, size) : ::syscall(SYS_munmap, address, size);
   POLDER_CHECK(result == 0, "munmap refused", address, size, errno);
+}
+
+// Null when nothing was free in a few random places.
+char* reserve_at_random(std::size_t size, std::size_t alignment) {
+  constexpr std::size_t kRange = kHighestRandom - kLowestRandom;
+  if (size > kRange || alignment > kRange - size || !randomization_is_on()) return nullptr;
+  const std::uint64_t places = (kRange - size) / alignment;
+  for (unsigned tries = 0; tries < kRandomTries; ++tries) {
+    std::uint64_t random;
+    random_bytes(&random, sizeof random);
+    const std::uintptr_t wanted =
+        ((kLowestRandom + alignment - 1) & ~(std::uintptr_t{alignment} - 1)) + random % places * alignment;
+    const long result = system_call(SYS_mmap, wanted, size, PROT_NONE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | kFixedNoReplace, -1, 0);
+    if (result < 0 && result > -4096) continue;
+    auto* const start = reinterpret_cast<char*>(result);
+    if (static_cast<std::uintptr_t>(result) == wanted) return start;
+    unmap(start, size);  // to a kernel before 4.17 the address is a hint
+  }
+  return nullptr;
 }
 
 Errno advise(void* address, std::size_t size, int advice) {
@@ -106,9 +144,12 @@ std::size_t page_size() {
   return static_cast<std::size_t>(::getauxval(AT_PAGESZ));
 }
 
-Result<char*> reserve(std::size_t size, std::size_t alignment) {
+Result<char*> reserve(std::size_t size, std::size_t alignment, Placement placement) {
   POLDER_CHECK(size != 0 && size % kPageSize == 0, "reserve: size", size);
   POLDER_CHECK(alignment >= kPageSize && (alignment & (alignment - 1)) == 0, "reserve: alignment", alignment);
+  if (placement == Placement::random) {
+    if (char* const start = reserve_at_random(size, alignment); start != nullptr) return success(start);
+  }
   const std::size_t slack = alignment - kPageSize;
   if (size > SIZE_MAX - slack) return failure<char*>(ENOMEM);
   const Result<char*> mapped = map(size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1);
@@ -169,6 +210,16 @@ Errno discard_all(const iovec* ranges, std::size_t count) {
   }
   const Errno error = discard_batch(batch, filled);
   return first.ok() ? error : first;
+}
+
+Errno install_guards(void* address, std::size_t size) {
+  POLDER_DCHECK(page_aligned(address, size), "install_guards: range", address, size);
+  return advise(address, size, MADV_GUARD_INSTALL);
+}
+
+Errno remove_guards(void* address, std::size_t size) {
+  POLDER_DCHECK(page_aligned(address, size), "remove_guards: range", address, size);
+  return advise(address, size, MADV_GUARD_REMOVE);
 }
 
 void advise_huge_pages(void* address, std::size_t size, HugePages policy) {

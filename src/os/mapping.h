@@ -14,9 +14,14 @@ namespace polder::os {
 // The system's page size; the library asserts at start that it is kPageSize.
 std::size_t page_size();
 
+// Where a reservation goes. `usual`: where the kernel puts it, which is at much the same distance from the libraries in
+// every run. `random`: anywhere in a wide part of the address space; where the kernel puts it if nothing is found there,
+// if randomization is off for this process (ADDR_NO_RANDOMIZE: debuggers, setarch -R), and under ThreadSanitizer.
+enum class Placement : unsigned char { usual, random };
+
 // Reserves address space that nothing may touch yet (PROT_NONE, no swap accounting), aligned to `alignment`, a power of
 // two. ENOMEM when RLIMIT_AS or the address space refuses.
-Result<char*> reserve(std::size_t size, std::size_t alignment);
+Result<char*> reserve(std::size_t size, std::size_t alignment, Placement placement = Placement::usual);
 void release(void* address, std::size_t size);
 
 // Makes reserved memory readable and writable; reads as zero. ENOMEM under strict overcommit or at vm.max_map_count.
@@ -33,6 +38,13 @@ Errno discard(void* address, std::size_t size);
 // Drops many ranges with as few TLB shootdowns as the kernel allows: one process_madvise(2) on ourselves per batch where
 // the kernel accepts it (measured: 1.2 µs a page against 13.6 for single calls), else one madvise(2) each.
 Errno discard_all(const iovec* ranges, std::size_t count);
+
+// Makes pages of private anonymous memory inaccessible, whatever its protection, without splitting the mapping: their
+// contents are gone, touching them raises SIGSEGV, discard() and fork keep them so. EINVAL from kernels before 6.13,
+// and where the program has locked the memory.
+Errno install_guards(void* address, std::size_t size);
+// Accessible again: they read as zero, or fault to their userfaultfd.
+Errno remove_guards(void* address, std::size_t size);
 
 enum class HugePages : unsigned char { never, system_default, always };
 // Ignored by kernels without transparent huge pages.

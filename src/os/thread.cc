@@ -287,9 +287,10 @@ void sleep_ms(unsigned milliseconds) {
 void yield_cpu() { static_cast<void>(system_call(SYS_sched_yield)); }
 
 void random_bytes(void* destination, std::size_t size) {
+  constexpr unsigned kDoNotBlock = 1;  // GRND_NONBLOCK: early at boot the kernel may not have any yet
   auto* bytes = static_cast<unsigned char*>(destination);
   while (size != 0) {
-    const long filled = uninterrupted_call(SYS_getrandom, bytes, size, 0);
+    const long filled = uninterrupted_call(SYS_getrandom, bytes, size, kDoNotBlock);
     if (filled <= 0) break;
     bytes += filled;
     size -= static_cast<std::size_t>(filled);

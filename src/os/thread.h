@@ -90,7 +90,7 @@ inline void relax_cpu() {
 #endif
 }
 
-// Bytes from getrandom(2), or from the clock and address-space layout where that is refused.
+// Bytes from getrandom(2), or from the clock and address-space layout where that is refused or not ready.
 void random_bytes(void* destination, std::size_t size);
 
 // Routes base/message.h to standard error (write(2), whole line, errno preserved).

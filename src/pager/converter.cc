@@ -54,6 +54,7 @@ Errno Converter::convert_locked(BlockId block) {
   for (std::uint32_t i = 0; i < kPagesPerBlock; ++i) {
     const PageId page = first_page(block) + PageCount{i};
     const PageState state = parts_.table.load(page).state();
+    if (state == PageState::guard) continue;
     POLDER_CHECK(state == PageState::resident || state == PageState::untouched, "page of a native block", page.value,
                  state);
     if (state == PageState::resident && !is_set(present, i)) {
@@ -126,7 +127,8 @@ PageCount Converter::adopt_block(BlockId block, const std::uint64_t* present) {
       parts_.table.set_unshared(page, word);
     } else if (word.state() == PageState::resident && !is_set(present, i)) {
       report_touched_before_child_pager(parts_.arena.address(page));
-    } else if (is_set(present, i) && word.state() != PageState::resident && word.state() != PageState::lost) {
+    } else if (is_set(present, i) && word.state() != PageState::resident && word.state() != PageState::lost &&
+               word.state() != PageState::guard) {
       report_touched_before_child_pager(parts_.arena.address(page));
     }
     if (word.state() == PageState::lost) {
@@ -153,6 +155,7 @@ PageCount Converter::adopt_block(BlockId block, const std::uint64_t* present) {
         break;
       case PageState::untouched:
       case PageState::lost:
+      case PageState::guard:
         break;
       case PageState::evicting:
       case PageState::filling:

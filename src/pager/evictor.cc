@@ -48,7 +48,8 @@ PageCount Evictor::evict_granule_locked(GranuleId granule, Cluster& cluster) {
   parts_.gate.close(granule);
   const PageId base = first_page(granule);
   std::uint32_t claimed = 0;   // ours: evicting
-  std::uint32_t barriers = 0;  // present or about to be, and not ours: no move may cross them
+  std::uint32_t barriers = 0;  // present or about to be, and not ours: no move may cross them,
+  std::uint32_t guards = 0;    // nor these
   for (std::uint32_t i = 0; i < kPagesPerGranule; ++i) {
     const PageId page{base.value + i};
     PageWord word = parts_.table.load(page);
@@ -62,6 +63,7 @@ PageCount Evictor::evict_granule_locked(GranuleId granule, Cluster& cluster) {
     const bool in_memory =
         state == PageState::resident || state == PageState::filling || state == PageState::evicting;  // a purge's claim
     if ((claimed & bit(i)) == 0 && in_memory) barriers |= bit(i);
+    if (state == PageState::guard) guards |= bit(i);
   }
   PageCount evicted;
   for (std::uint32_t first = 0; first < kPagesPerGranule;) {
@@ -71,7 +73,7 @@ PageCount Evictor::evict_granule_locked(GranuleId granule, Cluster& cluster) {
     }
     std::uint32_t end = first + 1;
     std::uint32_t last_claimed = first;
-    for (; end < kPagesPerGranule && (barriers & bit(end)) == 0; ++end) {
+    for (; end < kPagesPerGranule && ((barriers | guards) & bit(end)) == 0; ++end) {
       if ((claimed & bit(end)) != 0) last_claimed = end;
     }
     evicted += move_stretch(granule, first, last_claimed + 1, claimed, cluster);

@@ -79,6 +79,7 @@ Resolution Filler::resolve(PageId page, const os::Fault& fault) {
     case PageState::filling:
       return Resolution::done;  // its installation wakes everybody
     case PageState::lost:
+    case PageState::guard:  // about to be one, or one no longer
       parts_.uffd.wake(parts_.arena.address(page), kPageSize);
       return Resolution::done;
   }

@@ -316,6 +316,7 @@ bool Provider::drop_page(PageId page, Exactness exactness) {
   PageWord word = parts_.table.load(page);
   switch (word.state()) {
     case PageState::untouched:
+    case PageState::guard:
       return true;
     case PageState::resident:
       return false;

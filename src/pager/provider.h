@@ -6,6 +6,7 @@
 //   too large for it  the reclaimer makes the run's blocks managed: nothing is charged until pages are touched
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 
 #include "pager/block_requests.h"
@@ -52,6 +53,9 @@ class Provider final : public Backing {
   bool reads_as_zero(Run run) const override;
   void purge(Run run) override;
   PageCount relocate(Run from, PageId to) override { return relocator_.relocate(from, to); }
+  void zero(Run run) override;
+  bool guard(Run run) override;
+  bool unguard(Run run) override;
   bool limited() const override { return parts_.budget.limited(); }
 
   // The program dropped the contents of heap memory that it goes on using (madvise): zero on the next touch.
@@ -69,6 +73,9 @@ class Provider final : public Backing {
   void hand_out(Run piece);
   void take_back(Run piece);
   void withdraw(Run run);
+  Errno guard_piece(Run piece);
+  Errno guard_unmanaged_locked(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
+  bool unguard_piece(Run piece);
   bool make_blocks_managed(Run run);
 
   enum class Exactness : std::uint8_t { lazily, at_once };
@@ -85,6 +92,7 @@ class Provider final : public Backing {
   PressureRelief& relief_;
   const PageCount metadata_per_chunk_;
   Relocator relocator_{parts_};
+  std::atomic<bool> guards_missed_{false};  // atomic: any thread; whether it was said
 };
 
 }  // namespace polder

@@ -10,8 +10,6 @@
 namespace polder {
 namespace {
 
-constexpr std::size_t kHighestOrderSize = std::size_t{1} << 30;  // natural alignment of the buddy's largest block
-
 std::size_t bitmap_bytes(std::size_t arena_size) {
   const std::size_t words = (arena_size / Arena::kChunkSize + 63) / 64;
   return (words * sizeof(std::uint64_t) + kPageSize - 1) & ~(kPageSize - 1);
@@ -26,25 +24,22 @@ Errno Arena::reserve(std::size_t wanted, std::size_t smallest, Layout (*layout_f
   Errno error(ENOMEM);
   for (std::size_t size = wanted;; size = std::max(size / 2, smallest)) {
     const Layout layout = layout_for(size);
-    const std::size_t before = layout.metadata + layout.staging + bitmap_bytes(size);
-    const std::size_t aligned_before = (before + kBlockSize - 1) & ~(kBlockSize - 1);
+    const std::size_t before = bitmap_bytes(size) + layout.metadata + layout.staging + 3 * kGuardSize;
+    const std::size_t lead = (before + kBlockSize - 1) & ~(kBlockSize - 1);
+    const std::size_t whole = lead + size + kGuardSize;
     // Half of a limited address space is left to the program: its stacks, libraries and files live there too.
-    if (address_space / 2 >= aligned_before + size || (size == smallest && address_space > aligned_before + size)) {
-      const std::size_t alignment = std::min(kHighestOrderSize, std::max(size & (~size + 1), kBlockSize));
-      const std::size_t lead = (aligned_before + alignment - 1) & ~(alignment - 1);
-      const Result<char*> range = os::reserve(lead + size, alignment);
+    if (address_space / 2 >= whole || (size == smallest && address_space > whole)) {
+      const Result<char*> range = os::reserve(whole, kBlockSize, os::Placement::random);
       error = range.error;
       if (range.ok()) {
         reservation_ = range.value;
-        reserved_ = lead + size;
+        reserved_ = whole;
         base_ = range.value + lead;
         size_ = size;
         layout_ = layout;
-        // Staging ends where the arena begins, the bitmap sits in front of the metadata.
-        char* const bitmap = reservation_;
-        error = os::commit(bitmap, bitmap_bytes(size));
+        error = os::commit(bitmap(), bitmap_bytes(size));
         if (error.ok()) {
-          committed_ = reinterpret_cast<std::atomic<std::uint64_t>*>(bitmap);
+          committed_ = reinterpret_cast<std::atomic<std::uint64_t>*>(bitmap());
           return kOk;
         }
         os::release(reservation_, reserved_);
@@ -59,9 +54,9 @@ Arena::~Arena() {
   if (reservation_ != nullptr) os::release(reservation_, reserved_);
 }
 
-char* Arena::metadata() const { return reservation_ + bitmap_bytes(size_); }
+char* Arena::metadata() const { return bitmap() + bitmap_bytes(size_); }
 
-char* Arena::staging() const { return metadata() + layout_.metadata; }
+char* Arena::staging() const { return metadata() + layout_.metadata + kGuardSize; }
 
 bool Arena::chunk_committed(std::size_t chunk) const {
   // Acquire pairs with the release in commit(): whoever sees the bit may touch the chunk.

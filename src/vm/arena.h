@@ -1,10 +1,13 @@
 // The address space the library owns, reserved once at start and laid out in one piece, so that a sampler that walks
 // addresses upwards never counts a moved page twice:
 //
-//   | metadata (arrays, pool) | staging and buffers | arena (block aligned) |
+//   | guard | metadata (arrays, pool) | guard | staging and buffers | guard | arena (block aligned) | guard |
 //
 // Nothing is accessible at first: PROT_NONE costs neither swap accounting nor an mlockall. The arena is committed in
-// chunks of 32 MiB as runs are handed out. Thread-safe; commit() makes system calls and takes no lock.
+// chunks of 32 MiB as runs are handed out; guards never are, so that what runs over an end of the arena, or of the
+// library's own state, faults there. The reservation lies at a random place (os::Placement).
+//
+// Thread-safe; commit() makes system calls and takes no lock.
 #pragma once
 
 #include <atomic>
@@ -22,6 +25,7 @@ class Arena {
   static constexpr std::size_t kDefaultSize = std::size_t{1} << 40;
   static constexpr std::size_t kSmallestSize = std::size_t{1} << 32;
   static constexpr std::size_t kChunkSize = std::size_t{32} << 20;
+  static constexpr std::size_t kGuardSize = kBlockSize;
 
   // Bytes of metadata and of staging that precede an arena of the given size.
   struct Layout {
@@ -65,6 +69,8 @@ class Arena {
 
  private:
   bool chunk_committed(std::size_t chunk) const;
+
+  char* bitmap() const { return reservation_ + kGuardSize; }
 
   char* reservation_ = nullptr;  // immutable after init, as all but the bitmap
   std::size_t reserved_ = 0;

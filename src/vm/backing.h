@@ -30,6 +30,16 @@ class Backing {
   // (measured; to copy a page and to touch it first takes 2).
   virtual PageCount relocate(Run from, PageId to) = 0;
 
+  // Fills pages that were provided with zeros; what was evicted is dropped, not read.
+  virtual void zero(Run run) = 0;
+
+  // Makes pages inaccessible that belong to the caller, but are not provided: touching them raises SIGSEGV. Their
+  // contents are dropped, and not charged any more. False where the kernel does not offer that, or not here: some of
+  // them may be inaccessible all the same.
+  virtual bool guard(Run run) = 0;
+  // Accessible again; before the pages are given away or provided. Whether all of them were inaccessible.
+  virtual bool unguard(Run run) = 0;
+
   // Whether there is a limit that evicts; heaps keep less cached then.
   virtual bool limited() const = 0;
 

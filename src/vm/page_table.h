@@ -8,12 +8,16 @@
 //   stored     in the store at location(), not charged                 pager (fill), discard
 //   filling    on their way back (from source(): zero, staged, stored) the pager that put it there
 //   lost       nowhere any more: unreadable; touching raises SIGBUS       discard, pager (found after all)
+//   guard      nobody's, and must not be touched: raises SIGSEGV        the heap that put it there
 //
 //              provide                evict            MOVE
 //   untouched ─────────► resident ──────────► evicting ─────► staged ──────► stored
 //       │ fill              ▲   ▲               │ refused       │ steal        │ fault
 //       ▼                   │   └───────────────┘               ▼              ▼
 //    filling ───────────────┴────────────────────────────── filling ◄──────────┘
+//
+// untouched ◄─► guard: never charged, in native and managed blocks alike. No page may be copied to a guard, which the
+// kernel would let pass (measured on 6.18): whoever fills claims an untouched page first.
 //
 // Every change is a compare-and-swap through transition(), which asserts the pair of states against one table. A word
 // whose block is native (vm/pageblocks.h) is `resident` when the page was handed out and charged, touched or not.
@@ -33,8 +37,8 @@
 
 namespace polder {
 
-enum class PageState : std::uint8_t { untouched, resident, evicting, staged, stored, filling, lost };
-inline constexpr unsigned kPageStateCount = 7;
+enum class PageState : std::uint8_t { untouched, resident, evicting, staged, stored, filling, lost, guard };
+inline constexpr unsigned kPageStateCount = 8;
 
 const char* name(PageState state);
 bool is_legal(PageState from, PageState to);

@@ -13,6 +13,8 @@ BAD = {
     "memory:4M": "polder: option memory: 4M is below the minimum of 8M",
     "memory:64M,swap-size:1": "polder: option swap-size: 1 is below the minimum of 256K",
     "colour:red": "polder: option colour: is not an option of this version",
+    "hardened:": "polder: option hardened: '' is neither 0 nor 1",
+    "hardened:yes": "polder: option hardened: 'yes' is neither 0 nor 1",
     "memory:64M,io:fast": "polder: option io: 'fast' is none of auto, uring, workers",
 }
 for configuration, line in BAD.items():

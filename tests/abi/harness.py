@@ -1,5 +1,6 @@
 """What the scripts of this folder share: running programs with and without the library, and counting what went wrong."""
 
+import mmap
 import os
 import signal
 import subprocess
@@ -12,6 +13,23 @@ PROGRAMS = os.path.join(BUILD, "tests", "abi")
 
 # Every test of behaviour runs under each: no limit, and one that evicts.
 CONFIGURATIONS = ["", "memory:64M"]
+
+
+
+def _kernel_has_guard_pages():
+    """MADV_GUARD_INSTALL, since Linux 6.13: without it a hardened heap works, but says that it lacks something."""
+    memory = mmap.mmap(-1, mmap.PAGESIZE, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory.madvise(102)
+    except OSError:
+        return False
+    finally:
+        memory.close()
+    return True
+
+
+# The same with hardening.
+HARDENED = ["hardened:1", "hardened:1,memory:64M"] if _kernel_has_guard_pages() else []
 
 TIMED_OUT = 1000  # in place of an exit status
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import tempfile
 
-from harness import BUILD, CONFIGURATIONS, LIBRARY, SOURCE, check, describe, finish, program, run
+from harness import BUILD, CONFIGURATIONS, HARDENED, LIBRARY, SOURCE, check, describe, finish, program, run
 
 BESIDE = os.path.join(BUILD, "lib", "libpolder-dl.so")
 VERSION = re.search(r"project\(polder VERSION ([\d.]+)", open(os.path.join(SOURCE, "CMakeLists.txt")).read()).group(1)
@@ -59,7 +59,7 @@ with tempfile.TemporaryDirectory() as folder:
         shutil.copy(program("static_tls.so"), fillers[-1])
     # On libc's malloc, and in a program that has the other library: two heaps, each with a limit of its own.
     for preload in (False, True):
-        for configuration in CONFIGURATIONS:
+        for configuration in CONFIGURATIONS + HARDENED:
             result = run([program("beside"), BESIDE, *fillers], configuration, preload=preload)
             check(result.returncode == 0 and result.stdout == "ok\n" and result.stderr == "",
                   f"beside {'the preloaded library' if preload else 'glibc'} [{configuration}]",

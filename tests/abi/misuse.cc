@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <initializer_list>
 
 namespace {
 
@@ -42,6 +43,52 @@ void double_free_later() {
     malloc_trim(0);
   }
 }
+// Not the last that was freed: it is in the thread's own cache, and found when that is flushed.
+void double_free_cached() {
+  void* const block = std::malloc(100);
+  void* const other = std::malloc(100);
+  do_free(block);
+  do_free(other);
+  do_free(block);
+  malloc_trim(0);
+}
+// In another thread's cache: found when the second of the two is flushed.
+void* thread_frees(void* block) {
+  do_free(std::malloc(100));
+  do_free(block);
+  return nullptr;
+}
+void double_free_in_threads() {
+  void* const block = std::malloc(100);
+  for (int i = 0; i < 2; ++i) {
+    pthread_t thread;
+    pthread_create(&thread, nullptr, thread_frees, block);
+    pthread_join(thread, nullptr);
+  }
+}
+// A thread that never allocated such objects passes them on: what waits for that is looked through.
+void* thread_frees_twice(void* blocks) {
+  for (const int index : {0, 1, 0}) do_free(static_cast<void**>(blocks)[index]);
+  return nullptr;
+}
+void double_free_passing() {
+  void* blocks[] = {std::malloc(9000), std::malloc(9000)};
+  pthread_t thread;
+  pthread_create(&thread, nullptr, thread_frees_twice, blocks);
+  pthread_join(thread, nullptr);
+}
+void double_free_span() {
+  void* const block = std::malloc(100'000);
+  void* const neighbour = std::malloc(100'000);
+  do_free(block);
+  do_free(block);
+  do_free(neighbour);
+}
+void double_free_last_span() {
+  void* const block = std::malloc(100'000);
+  do_free(block);
+  do_free(block);
+}
 void double_free_large() {
   void* const block = std::malloc(1 << 20);
   do_free(block);
@@ -49,6 +96,7 @@ void double_free_large() {
 }
 void free_inside_small() { do_free(static_cast<char*>(std::malloc(1000)) + 16); }
 void free_inside_large() { do_free(static_cast<char*>(std::malloc(1 << 20)) + 4096); }
+void free_inside_span() { do_free(static_cast<char*>(std::malloc(100'000)) + 4096); }
 void free_unaligned() { do_free(static_cast<char*>(std::malloc(1000)) + 1); }
 void realloc_inside() { do_realloc(static_cast<char*>(std::malloc(1000)) + 16, 5000); }
 void realloc_freed() {
@@ -149,9 +197,15 @@ const struct {
     {"free_wild", free_wild},
     {"double_free_small", double_free_small},
     {"double_free_later", double_free_later},
+    {"double_free_cached", double_free_cached},
+    {"double_free_in_threads", double_free_in_threads},
+    {"double_free_passing", double_free_passing},
+    {"double_free_span", double_free_span},
+    {"double_free_last_span", double_free_last_span},
     {"double_free_large", double_free_large},
     {"free_inside_small", free_inside_small},
     {"free_inside_large", free_inside_large},
+    {"free_inside_span", free_inside_span},
     {"free_unaligned", free_unaligned},
     {"realloc_inside", realloc_inside},
     {"realloc_freed", realloc_freed},

@@ -3,7 +3,7 @@
 import re
 import signal
 
-from harness import CONFIGURATIONS, check, describe, finish, program, run
+from harness import CONFIGURATIONS, HARDENED, check, describe, finish, program, run
 
 FOREIGN = r"polder: {} of 0x[0-9a-f]+, which this allocator did not hand out"
 INSIDE = r"polder: {} of 0x[0-9a-f]+, which is not the start of an allocation"
@@ -18,9 +18,15 @@ EXPECTED = {
     "free_wild": FOREIGN.format("free"),
     "double_free_small": DOUBLE,
     "double_free_later": DOUBLE,
-    "double_free_large": NOT_IN_USE.format("free", "free"),
+    "double_free_cached": DOUBLE,
+    "double_free_in_threads": DOUBLE,
+    "double_free_passing": DOUBLE,
+    "double_free_span": DOUBLE,
+    "double_free_last_span": DOUBLE,
+    "double_free_large": DOUBLE,
     "free_inside_small": INSIDE.format("free"),
     "free_inside_large": INSIDE.format("free"),
+    "free_inside_span": INSIDE.format("free"),
     "free_unaligned": INSIDE.format("free"),
     "realloc_inside": INSIDE.format("realloc"),
     "realloc_freed": NOT_IN_USE.format("realloc", "realloc"),
@@ -41,7 +47,7 @@ EXPECTED = {
     "free_break": FOREIGN.format("free"),
 }
 
-for configuration in CONFIGURATIONS:
+for configuration in CONFIGURATIONS + HARDENED:
     for name, pattern in EXPECTED.items():
         result = run([program("misuse"), name], configuration)
         detail = describe(result) + "\n" + result.stdout + result.stderr

@@ -63,6 +63,7 @@ class Usage(CommandTest):
         self.assert_refused(run("run", "--memory", "64M", "--swap-size", "4K", "true"), 2, "minimum", "256K")
 
     def test_choices(self):
+        self.assert_refused(run("run", "--hardened", "yes", "true"), 2, "--hardened 'yes'", "0 or 1")
         self.assert_refused(run("run", "--io", "carrier-pigeon", "true"), 2, "--io 'carrier-pigeon'", "uring", "workers")
         self.assert_refused(run("run", "--policy", "random", "true"), 2, "--policy 'random'", "lru")
 
@@ -71,7 +72,7 @@ class Usage(CommandTest):
             result = run(*arguments)
             self.assertEqual((result.returncode, result.stderr), (0, ""))
             self.assertIn("polder", result.stdout)
-        for option in ("--memory", "--swap-dir", "--swap-size", "--io", "--policy", "--stats", "/var/tmp"):
+        for option in ("--memory", "--swap-dir", "--swap-size", "--io", "--policy", "--hardened", "--stats", "/var/tmp"):
             self.assertIn(option, run("run", "--help").stdout)
         self.assertNotIn("stats-segment", run("run", "--help").stdout)
 

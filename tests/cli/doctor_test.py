@@ -6,7 +6,7 @@ import re
 
 from support import CommandTest, main, run
 
-SUBJECTS = ("kernel", "userfaultfd", "io_uring", "PAGEMAP_SCAN", "swap directory", "huge pages", "overcommit",
+SUBJECTS = ("kernel", "userfaultfd", "io_uring", "PAGEMAP_SCAN", "swap directory", "guard pages", "huge pages", "overcommit",
             "address space", "max_map_count", "control group")
 
 

@@ -49,7 +49,7 @@ SELECT (SELECT sum(abalance) FROM pgbench_accounts) = (SELECT sum(delta) FROM pg
 def sqlite(scratch):
     script = scratch / "script.sql"
     script.write_text("PRAGMA journal_mode = WAL;\nPRAGMA cache_size = -200000;\n" + SQL)
-    result = compare(scratch, "sqlite", [find("sqlite3"), "base.db"], stdin=script, tight="12M")
+    result = compare(scratch, "sqlite", [find("sqlite3"), "base.db"], stdin=script, tight="12M", hardened=True)
     check(b"\nok\n" in result.stdout, "sqlite: integrity", result.text())
 
 

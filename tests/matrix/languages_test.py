@@ -89,7 +89,7 @@ worker.on('message', n => console.log(hash.digest('hex'), sum, n, crypto.createH
 """
 
 with matrix.session() as scratch:
-    result = compare(scratch, "perl", [find("perl"), "-e", PERL], tight="16M", witnesses=("perl",))
+    result = compare(scratch, "perl", [find("perl"), "-e", PERL], tight="16M", witnesses=("perl",), hardened=True)
     check(b" 7 alarm\nthrough a shell\n" in result.stdout, "perl: fork, alarm and shell", result.text())
     result = compare(scratch, "ruby", [find("ruby"), "-e", RUBY], tight="16M")
     check(result.stdout.split()[3] == b"7", "ruby: fork", result.text())

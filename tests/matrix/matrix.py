@@ -87,10 +87,11 @@ def session():
 
 # --- the library in a process --------------------------------------------------------------------------------------
 
-def polder_run(memory, stats, library_command=POLDER):
+def polder_run(memory, stats, library_command=POLDER, hardened=False):
     """The words before a command. A limit of None is none at all."""
     limit = ["--memory", memory] if memory else []
-    return [str(library_command), "run", *limit, "--stats", str(stats), "--"]
+    hardening = ["--hardened", "1"] if hardened else []
+    return [str(library_command), "run", *limit, *hardening, "--stats", str(stats), "--"]
 
 
 def has_library(process):
@@ -198,11 +199,11 @@ def _check_witnesses(what, images, expected):
 
 
 def compare(directory, what, command, tight=None, stdin=None, timeout=120, witnesses=(), same_errors=True,
-            **environment):
+            hardened=False, **environment):
     """Runs the command as it is, and in every way with the library: same status (0), output and files.
 
     Each run has an empty working directory of its own, whose contents at the end count as output. `tight` is a limit with
-    which the command itself must page. Returns the plain run, for checks against what is known.
+    which the command itself must page; with `hardened` it and no limit are tried in a hardened heap too. Returns the plain run, for checks against what is known.
     """
     variables = harness.environment(preload=False, **{"LC_ALL": "C", "HOME": str(directory), "TZ": "UTC", **environment})
     command = [str(word) for word in command]
@@ -212,12 +213,15 @@ def compare(directory, what, command, tight=None, stdin=None, timeout=120, witne
     if plain.returncode != 0:
         check(False, f"{what} fails without the library", plain.text())
         return plain
-    for memory in (UNLIMITED, ROOMY, *([tight] if tight else [])):
-        name = f"{what} [{memory or 'no limit'}]"
+    ways = [(memory, False) for memory in (UNLIMITED, ROOMY, *([tight] if tight else []))]
+    if hardened and harness.HARDENED:
+        ways += [(UNLIMITED, True), (tight, True)]
+    for memory, hardening in ways:
+        name = f"{what} [{memory or 'no limit'}{', hardened' if hardening else ''}]"
         stats, prefix = directory / "stats.json", directory / "images"
         tracing = {"LD_DEBUG": "files", "LD_DEBUG_OUTPUT": str(prefix)} if witnesses else {}
         begin = time.monotonic()
-        ours = _execute([*polder_run(memory, stats), *command], directory / "run", {**variables, **tracing}, stdin,
+        ours = _execute([*polder_run(memory, stats, hardened=hardening), *command], directory / "run", {**variables, **tracing}, stdin,
                         timeout)
         times.append(time.monotonic() - begin)
         check(ours.returncode == 0, f"{name}: status", ours.text())

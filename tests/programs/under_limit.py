@@ -91,14 +91,14 @@ def paged(stats):
 
 
 def limited(command, memory="64M", timeout=300, environment=None, stdin=None, keep_output=None, watch_options=(),
-            wants_paging=True):
+            wants_paging=True, library_options=()):
     """The program under the limit. Fails the test when the limit was not kept or nothing had to be evicted."""
     if BARE:
         return plain(command, timeout, environment, stdin, keep_output)
     with cleanup.scratch_directory(BUILD) as directory:
         stats, watch = pathlib.Path(directory, "stats.json"), pathlib.Path(directory, "watch.json")
         watcher = [BUILD / "tests" / "stress" / "resident_watch", "--limit", memory, "--report", watch, *watch_options]
-        run = [POLDER, "run", "--memory", memory, "--stats", stats]
+        run = [POLDER, "run", "--memory", memory, *library_options, "--stats", stats]
         outcome = plain([*watcher, "--", *run, "--", *command], timeout, environment, stdin, keep_output)
         with contextlib.suppress(OSError, ValueError):
             outcome.stats = json.loads(stats.read_text())

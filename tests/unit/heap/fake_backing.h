@@ -28,6 +28,7 @@ class FakeBacking final : public Backing {
     require_no_lock();
     const std::lock_guard<std::mutex> lock(mutex_);
     ++provides_;
+    require_no_guard(run);
     if (run.pages.value > capacity_ - provided_) return false;
     provided_ += run.pages.value;
     if (memory_ == Memory::real && !arena_.commit(run).ok()) return false;
@@ -44,7 +45,7 @@ class FakeBacking final : public Backing {
     const std::lock_guard<std::mutex> lock(mutex_);
     for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
       require(pages_[page].provided, "page is discarded that was not provided", page);
-      pages_[page] = {.provided = false, .dirty = !pages_[page].moved, .moved = false};
+      pages_[page] = {.provided = false, .dirty = !pages_[page].moved, .moved = false, .guard = false};
     }
     provided_ -= run.pages.value;
   }
@@ -62,6 +63,7 @@ class FakeBacking final : public Backing {
     require_no_lock();
     const std::lock_guard<std::mutex> lock(mutex_);
     ++purges_;
+    require_no_guard(run);
     for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
       require(!pages_[page].provided, "page is purged while it is in use", page);
       if (!pages_[page].dirty) continue;
@@ -89,8 +91,53 @@ class FakeBacking final : public Backing {
     return moved;
   }
 
+  void zero(Run run) override {
+    require_no_lock();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
+      require(pages_[page].provided, "page is cleared that was not provided", page);
+      ++zeroed_;
+      if (memory_ == Memory::real) std::memset(arena_.address(PageId{page}), 0, kPageSize);
+    }
+  }
+
+  bool guard(Run run) override {
+    require_no_lock();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require_no_guard(run);
+    if (memory_ == Memory::real && !arena_.commit(run).ok()) return false;
+    for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
+      require(!pages_[page].provided, "page is guarded while it is in use", page);
+      if (memory_ == Memory::real && pages_[page].dirty) (void)os::discard(arena_.address(PageId{page}), kPageSize);
+      pages_[page].dirty = false;
+      if (refuse_guards_) continue;
+      pages_[page].guard = true;
+      ++guards_;
+      if (memory_ == Memory::real) (void)os::install_guards(arena_.address(PageId{page}), kPageSize);
+    }
+    return !refuse_guards_;
+  }
+
+  bool unguard(Run run) override {
+    require_no_lock();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    bool whole = true;
+    for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
+      whole = whole && pages_[page].guard;
+      if (!pages_[page].guard) continue;
+      pages_[page].guard = false;
+      --guards_;
+      if (memory_ == Memory::real) (void)os::remove_guards(arena_.address(PageId{page}), kPageSize);
+    }
+    return whole;
+  }
+
   bool limited() const override { return limited_; }
 
+  void refuse_guards() { refuse_guards_ = true; }
+  bool is_guard(PageId page) const { return pages_[page.value].guard; }
+  std::uint64_t guards() const { return guards_; }
+  std::uint64_t zeroed() const { return zeroed_; }  // pages
   void set_limited(bool limited) { limited_ = limited; }
   void refuse_relocation_of_every(std::uint64_t pages) { refuse_every_ = pages; }
   // Pages that may be provided at one time.
@@ -120,12 +167,18 @@ class FakeBacking final : public Backing {
     bool provided = false;
     bool dirty = false;
     bool moved = false;  // away, since it was provided
+    bool guard = false;
   };
 
   static void require(bool condition, const char* text, std::uint32_t page) {
     if (condition) return;
     std::fprintf(stderr, "fake backing: %s: %u\n", text, page);
     std::abort();
+  }
+  void require_no_guard(Run run) const {
+    for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
+      require(!pages_[page].guard, "page is used while it is a guard", page);
+    }
   }
   // Every lock of the heap ranks above this one, so a thread that holds any is refused in debug builds.
   static void require_no_lock() {
@@ -143,7 +196,10 @@ class FakeBacking final : public Backing {
   std::uint64_t purges_ = 0;
   std::uint64_t relocations_ = 0;
   std::uint64_t refuse_every_ = 0;
+  std::uint64_t guards_ = 0;
+  std::uint64_t zeroed_ = 0;
   bool limited_ = false;
+  bool refuse_guards_ = false;
 };
 
 }  // namespace polder

@@ -20,14 +20,14 @@ class HeapInstance {
   static constexpr std::size_t kPoolSize = std::size_t{32} << 20;
 
   explicit HeapInstance(std::size_t arena_size, FakeBacking::Memory memory = FakeBacking::Memory::real,
-                        RunSource::Clock clock = os::monotonic_ns) {
+                        RunSource::Clock clock = os::monotonic_ns, Hardening hardening = Hardening::off) {
     EXPECT_TRUE(arena_.reserve(arena_size, arena_size, layout).ok());
     space_ = std::make_unique<MetadataSpace>(arena_.metadata(), arena_.metadata_size());
     const GranuleCount granules{arena_.size() >> kGranuleShift};
     buddy_ = std::make_unique<Buddy>(*space_, granules);
     pool_ = std::make_unique<MetadataPool>(space_->take(kPoolSize), kPoolSize, budget_);
     backing_ = std::make_unique<FakeBacking>(arena_, memory);
-    heap_ = std::make_unique<Heap>(arena_, *buddy_, *backing_, *pool_, *space_, clock);
+    heap_ = std::make_unique<Heap>(arena_, *buddy_, *backing_, *pool_, *space_, hardening, clock);
   }
 
   Heap* operator->() { return heap_.get(); }

@@ -19,6 +19,7 @@ struct Profile {
   bool limited;
   bool cached;
   int steps;  // POLDER_TEST_STEPS_FACTOR multiplies them
+  Hardening hardening = Hardening::off;
 };
 
 std::ostream& operator<<(std::ostream& stream, const Profile& profile) { return stream << profile.name; }
@@ -31,7 +32,9 @@ class HeapModelTest : public testing::TestWithParam<Profile> {
     std::uint64_t seed;
   };
 
-  HeapModelTest() : heap_(GetParam().arena_mib << 20), random_(static_cast<std::uint64_t>(GetParam().steps)) {
+  HeapModelTest()
+      : heap_(GetParam().arena_mib << 20, FakeBacking::Memory::real, os::monotonic_ns, GetParam().hardening),
+        random_(static_cast<std::uint64_t>(GetParam().steps)) {
     heap_.backing().set_capacity(GetParam().capacity);
     heap_.backing().set_limited(GetParam().limited);
     cache_ = GetParam().cached ? heap_->create_cache() : ThreadCache::empty();
@@ -154,14 +157,16 @@ TEST_P(HeapModelTest, EveryByteStaysWhatItWas) {
 }
 
 constexpr std::uint64_t kPlenty = ~std::uint64_t{0};
-INSTANTIATE_TEST_SUITE_P(Profiles, HeapModelTest,
-                         testing::Values(Profile{"plenty", 512, 20 << 20, kPlenty, false, true, 150'000},
-                                         Profile{"few objects", 512, 200'000, kPlenty, false, true, 100'000},
-                                         Profile{"limited", 512, 10 << 20, kPlenty, true, true, 100'000},
-                                         Profile{"no cache", 512, 10 << 20, kPlenty, false, false, 80'000},
-                                         Profile{"no memory", 512, 30 << 20, 4000, false, true, 150'000},
-                                         Profile{"little memory, no cache", 512, 30 << 20, 1000, true, false,
-                                                 100'000}));
+INSTANTIATE_TEST_SUITE_P(
+    Profiles, HeapModelTest,
+    testing::Values(Profile{"plenty", 512, 20 << 20, kPlenty, false, true, 150'000},
+                    Profile{"few objects", 512, 200'000, kPlenty, false, true, 100'000},
+                    Profile{"limited", 512, 10 << 20, kPlenty, true, true, 100'000},
+                    Profile{"no cache", 512, 10 << 20, kPlenty, false, false, 80'000},
+                    Profile{"no memory", 512, 30 << 20, 4000, false, true, 150'000},
+                    Profile{"little memory, no cache", 512, 30 << 20, 1000, true, false, 100'000},
+                    Profile{"hardened", 512, 20 << 20, kPlenty, false, true, 100'000, Hardening::on},
+                    Profile{"hardened, little memory", 512, 30 << 20, 2000, true, false, 80'000, Hardening::on}));
 
 }  // namespace
 }  // namespace polder

@@ -16,9 +16,9 @@ class SlabTest : public testing::TestWithParam<unsigned> {
   SlabTest() {
     EXPECT_TRUE(arena_.reserve(Arena::kChunkSize, Arena::kChunkSize, [](std::size_t) { return Arena::Layout{}; }).ok());
     const SizeClass size_class{static_cast<std::uint8_t>(GetParam())};
-    memory_.resize(Slab::header_bytes(size_class) / sizeof(std::uint64_t));
+    memory_.resize(Slab::header_bytes(size_class, Hardening::off) / sizeof(std::uint64_t));
     slab_ = new (memory_.data()) Slab;
-    slab_->initialise(size_class, {8});
+    slab_->initialise(size_class, {8}, Hardening::off);
   }
 
   void give(void* object) {
@@ -42,7 +42,7 @@ TEST_P(SlabTest, HandsOutEveryObjectOnceInAscendingOrder) {
   for (std::uint32_t i = 0; i < info.capacity; ++i) {
     ASSERT_EQ(objects[i], arena_.address(GranuleId{8}) + std::size_t{i} * info.size);
   }
-  slab_->verify();
+  slab_->verify(Hardening::off);
 }
 
 TEST_P(SlabTest, AgreesWithTheModel) {
@@ -71,7 +71,7 @@ TEST_P(SlabTest, AgreesWithTheModel) {
       taken.pop_back();
     }
     ASSERT_EQ(slab_->free, free.size());
-    slab_->verify();
+    slab_->verify(Hardening::off);
   }
 }
 

@@ -36,13 +36,15 @@ class ManagerFixture : public ::testing::TestWithParam<os::IoBackend> {
     std::signal(SIGALRM, SIG_DFL);
   }
 
-  void start(std::size_t limit, std::uint64_t swap_bytes = 512 * kMiB, std::size_t arena_bytes = 512 * kMiB) {
+  void start(std::size_t limit, std::uint64_t swap_bytes = 512 * kMiB, std::size_t arena_bytes = 512 * kMiB,
+             Hardening hardening = Hardening::off) {
     ManagerOptions options;
     options.memory_limit_bytes = limit;
     options.swap_bytes = swap_bytes;
     options.io = GetParam();
     options.arena_bytes = arena_bytes;
     options.smallest_arena_bytes = arena_bytes;
+    options.hardening = hardening;
     manager_ = std::make_unique<Manager>(options);
     manager_->allow_threads();
     cache_ = manager_->heap().create_cache();

@@ -231,6 +231,12 @@ TEST_P(ReferenceModelTest, Paging) {
   EXPECT_TRUE(HasFailure() || manager_->statistics().reclaim.evictions.load() > 0);
 }
 
+TEST_P(ReferenceModelTest, HardenedAndPaging) {
+  start(48 * kMiB, 1024 * kMiB, kArena, Hardening::on);
+  run(std::size_t{8} << 20);
+  EXPECT_TRUE(HasFailure() || manager_->statistics().reclaim.evictions.load() > 0);
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, ReferenceModelTest, on_both_backends(), backend_name);
 
 }  // namespace

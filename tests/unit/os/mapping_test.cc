@@ -3,8 +3,10 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/personality.h>
 #include <sys/resource.h>
 #include <sys/uio.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -12,6 +14,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <set>
 #include <vector>
 
 #include "base/units.h"
@@ -54,6 +57,41 @@ TEST(Mapping, ReserveAlignsAndTrims) {
       EXPECT_EQ(address_space_pages(), before);
     }
   }
+}
+
+// The address of a random reservation, in a child of the given personality; 0 when it could not be made.
+std::uintptr_t random_place(unsigned long personality_bits) {
+  int ends[2];
+  if (pipe(ends) != 0) return 0;
+  const pid_t child = fork();
+  if (child == 0) {
+    personality(personality_bits);
+    const Result<char*> range = reserve(std::size_t{1} << 33, kBlockSize, Placement::random);
+    if (range.ok()) static_cast<void>(!write(ends[1], &range.value, sizeof range.value));
+    _exit(0);
+  }
+  close(ends[1]);
+  std::uintptr_t place = 0;
+  if (read(ends[0], &place, sizeof place) != sizeof place) place = 0;
+  close(ends[0]);
+  waitpid(child, nullptr, 0);
+  return place;
+}
+
+TEST(Mapping, RandomReservationsDifferUnlessRandomizationIsOff) {
+  std::set<std::uintptr_t> places;
+  for (int i = 0; i < 8; ++i) {
+    places.insert(random_place(0));
+    places.insert(random_place(0));
+  }
+  EXPECT_EQ(places.count(0), 0U);
+  for (const std::uintptr_t place : places) EXPECT_EQ(place % kBlockSize, 0U);
+#if !defined(__SANITIZE_THREAD__)
+  EXPECT_GE(places.size(), 15U);  // of 16, out of millions
+#endif
+  const std::uintptr_t fixed = random_place(ADDR_NO_RANDOMIZE);
+  EXPECT_NE(fixed, 0U);
+  EXPECT_EQ(random_place(ADDR_NO_RANDOMIZE), fixed);
 }
 
 TEST(Mapping, ReserveReportsTheLimit) {
@@ -278,6 +316,32 @@ TEST(Mapping, ReadableIsWhatCanBeRead) {
   EXPECT_EQ(std::memcmp(&before, &after, sizeof before), 0);
   release(memory.value, 2 * kPageSize);
   EXPECT_FALSE(is_readable(memory.value));
+}
+
+TEST(Mapping, GuardsOutliveDiscardAndFork) {
+  const Result<char*> memory = map_private(4 * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  std::memset(memory.value, 1, 4 * kPageSize);
+  char* const guard = memory.value + kPageSize;
+  const Errno error = install_guards(guard, 2 * kPageSize);
+  if (error == Errno(EINVAL)) GTEST_SKIP() << "the kernel has no MADV_GUARD_INSTALL";
+  ASSERT_EQ(error, kOk);
+  EXPECT_EQ(discard(memory.value, 3 * kPageSize), kOk);
+  EXPECT_FALSE(is_readable(guard));
+  EXPECT_FALSE(is_readable(guard + 2 * kPageSize - 8));
+  EXPECT_EQ(memory.value[0], 0);
+  EXPECT_EQ(memory.value[3 * kPageSize], 1);
+  EXPECT_CHILD_OK(test::in_child([guard] {
+    CHILD_EXPECT(!is_readable(guard));
+    CHILD_EXPECT(remove_guards(guard, kPageSize).ok());
+    CHILD_EXPECT(is_readable(guard) && !is_readable(guard + kPageSize));
+    return 0;
+  }));
+  EXPECT_FALSE(is_readable(guard));
+  EXPECT_EQ(remove_guards(guard, 2 * kPageSize), kOk);
+  EXPECT_EQ(guard[0], 0);
+  EXPECT_EQ(guard[kPageSize], 0);
+  release(memory.value, 4 * kPageSize);
 }
 
 TEST(Mapping, ProgramBreakIsTheKernels) {

@@ -36,13 +36,15 @@ TEST(Options, EmptyTextGivesDefaults) {
   EXPECT_EQ(parsed.options.swap_size, 0U);
   EXPECT_EQ(parsed.options.io, os::IoBackend::automatic);
   EXPECT_EQ(parsed.options.policy, EvictionPolicy::lru);
+  EXPECT_FALSE(parsed.options.hardened);
   EXPECT_TRUE(parsed.options.stats_segment.empty());
   EXPECT_EQ(parsed.options.stats_owner, 0U);
 }
 
 TEST(Options, EveryOptionIsRead) {
   const Parsed parsed = parse(
-      "memory:64M,swap-dir:/mnt/swap,swap-size:1.5G,io:workers,policy:lru,stats-segment:/dev/shm/x,stats-owner:4711");
+      "memory:64M,swap-dir:/mnt/swap,swap-size:1.5G,io:workers,policy:lru,hardened:1,stats-segment:/dev/shm/x,"
+      "stats-owner:4711");
   ASSERT_EQ(parsed.outcome, OptionsOutcome::valid) << parsed.message();
   EXPECT_EQ(parsed.options.memory, 64U << 20);
   EXPECT_STREQ(parsed.options.swap_dir.text, "/mnt/swap");
@@ -50,6 +52,8 @@ TEST(Options, EveryOptionIsRead) {
   EXPECT_EQ(parsed.options.io, os::IoBackend::workers);
   EXPECT_STREQ(parsed.options.stats_segment.text, "/dev/shm/x");
   EXPECT_EQ(parsed.options.stats_owner, 4711U);
+  EXPECT_TRUE(parsed.options.hardened);
+  EXPECT_FALSE(parse("hardened:1,hardened:0").options.hardened);
 }
 
 TEST(Options, LastOfTwoCounts) { EXPECT_EQ(parse("memory:64M,memory:128M").options.memory, 128U << 20); }

@@ -7,6 +7,9 @@
 
 #include <cerrno>
 #include <cstring>
+#include <utility>
+
+#include "os/mapping.h"
 
 namespace polder {
 namespace {
@@ -26,6 +29,25 @@ TEST(Arena, LaysOutMetadataStagingAndBlocksUpwards) {
   EXPECT_FALSE(arena.contains(arena.base() + arena.size()));
   EXPECT_EQ(arena.page_of(arena.base() + 5 * kPageSize + 7), PageId{5});
   EXPECT_EQ(arena.address(PageId{5}), arena.base() + 5 * kPageSize);
+}
+
+TEST(Arena, NothingIsAccessibleAroundItsParts) {
+  Arena arena;
+  ASSERT_TRUE(arena.reserve(Arena::kChunkSize, Arena::kChunkSize, small_layout).ok());
+  ASSERT_TRUE(arena.commit({.first = PageId{0}, .pages = arena.pages()}).ok());
+  ASSERT_TRUE(os::commit(arena.metadata(), arena.metadata_size()).ok());
+  ASSERT_TRUE(os::commit(arena.staging(), arena.staging_size()).ok());
+  char* const first = arena.metadata() - kPageSize;  // of the arena's own state
+  for (const auto& [begin, end] : {std::pair(first, arena.metadata() + arena.metadata_size()),
+                                   std::pair(arena.staging(), arena.staging() + arena.staging_size()),
+                                   std::pair(arena.base(), arena.base() + arena.size())}) {
+    EXPECT_TRUE(os::is_readable(begin));
+    EXPECT_TRUE(os::is_readable(end - 8));
+    for (std::size_t distance = 8; distance <= Arena::kGuardSize; distance *= 2) {
+      EXPECT_FALSE(os::is_readable(begin - distance)) << distance;
+      EXPECT_FALSE(os::is_readable(end + distance - 8)) << distance;
+    }
+  }
 }
 
 TEST(Arena, CommitsWholeChunksOnce) {

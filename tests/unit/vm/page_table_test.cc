@@ -43,6 +43,7 @@ const std::set<std::pair<PageState, PageState>> kLegal = {
     {evicting, staged},    {evicting, resident}, {evicting, untouched}, {staged, filling},     {staged, stored},
     {staged, untouched},   {stored, filling},    {stored, untouched},   {filling, resident},   {filling, untouched},
     {filling, staged},     {filling, stored},    {filling, lost},       {lost, untouched},     {lost, resident},
+    {untouched, guard},    {guard, untouched},
 };
 
 TEST(PageTable, AllowsExactlyTheDrawnTransitions) {
