@@ -5,6 +5,7 @@
 #include "base/check.h"
 #include "base/fatal.h"
 #include "os/mapping.h"
+#include "pager/block_words.h"
 
 namespace polder {
 namespace {
@@ -38,6 +39,7 @@ Errno Converter::convert_range(BlockId first, BlockCount count) {
 
 Errno Converter::convert_locked(BlockId block) {
   char* const address = parts_.arena.address(block);
+  write_words_locked(parts_, block);
   parts_.blocks.begin_conversion_locked(block);
   Errno error = parts_.uffd.register_missing(address, kBlockSize);
   std::uint64_t present[kWordsPerBlock] = {};
@@ -94,6 +96,7 @@ Errno Converter::adopt_in_child() {
       if (!scanned.ok()) return scanned;
       resident += adopt_block(block, present);
     } else if (mode == BlockMode::native) {
+      if (parts_.blocks.words(block) != BlockWords::own) resident += PageCount{kPagesPerBlock};
       for (std::uint32_t i = 0; i < kPagesPerBlock; ++i) {
         const PageId page = first_page(block) + PageCount{i};
         resident += PageCount{parts_.table.load(page).state() == PageState::resident};

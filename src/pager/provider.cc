@@ -6,6 +6,7 @@
 #include "base/message.h"
 #include "os/mapping.h"
 #include "os/thread.h"
+#include "pager/block_words.h"
 
 namespace polder {
 namespace {
@@ -114,16 +115,24 @@ bool Provider::try_native(Run piece, PageCount* needed, BlockMode* mode) {
   const os::MutexLock lock(parts_.blocks.mutex());
   *mode = parts_.blocks.mode(block);
   if (*mode == BlockMode::managed) return false;
-  const bool settled = *mode == BlockMode::native && parts_.blocks.is_settled_locked(block);
-  for (PageId page = piece.first; !settled && page < piece.end(); ++page) {
+  const bool own_words = parts_.blocks.words(block) == BlockWords::own;
+  const bool whole = own_words && piece.pages.value == kPagesPerBlock && parts_.blocks.described_locked(block) == 0;
+  if (whole) *needed = piece.pages;
+  const bool look = own_words && !whole && !parts_.blocks.is_settled_locked(block);
+  for (PageId page = piece.first; look && page < piece.end(); ++page) {
     needed->value += parts_.table.load(page).state() == PageState::untouched;
   }
   const PageCount keep = parts_.budget.limited() ? relief_.reserve() : PageCount{0};
   if (needed->value != 0 && !parts_.budget.try_charge(*needed, keep)) return false;
-  for (PageId page = piece.first; needed->value != 0 && page < piece.end(); ++page) {
-    if (parts_.table.load(page).state() == PageState::untouched) {
-      parts_.table.set_unshared(page, PageWord::of(PageState::resident).with_fresh());
+  if (whole) {
+    parts_.blocks.set_words_locked(block, BlockWords::all_fresh);
+  } else if (needed->value != 0) {
+    for (PageId page = piece.first; page < piece.end(); ++page) {
+      if (parts_.table.load(page).state() == PageState::untouched) {
+        parts_.table.set_unshared(page, PageWord::of(PageState::resident).with_fresh());
+      }
     }
+    parts_.blocks.add_described_locked(block, static_cast<std::int64_t>(needed->value));
   }
   if (*mode == BlockMode::unused) parts_.blocks.make_native_locked(block);
   hand_out(piece);
@@ -195,6 +204,11 @@ void Provider::discard(Run run) {
 }
 
 void Provider::settle_native(Run piece) {
+  const BlockId block = block_of(piece.first);
+  if (parts_.blocks.words(block) == BlockWords::all_fresh && piece.pages.value == kPagesPerBlock) {
+    return parts_.blocks.set_words_locked(block, BlockWords::all_settled);
+  }
+  write_words_locked(parts_, block);
   std::int64_t settled = 0;
   for (PageId page = piece.first; page < piece.end(); ++page) {
     const PageWord word = parts_.table.load(page);
@@ -202,11 +216,18 @@ void Provider::settle_native(Run piece) {
     parts_.table.set_unshared(page, word.without_fresh());
     ++settled;
   }
-  parts_.blocks.add_settled_locked(block_of(piece.first), settled);
+  parts_.blocks.add_settled_locked(block, settled);
 }
 
 bool Provider::reads_as_zero(Run run) const {
   for (PageId page = run.first; page < run.end(); ++page) {
+    const BlockId block = block_of(page);
+    const BlockWords words = parts_.blocks.words(block);
+    if (words == BlockWords::all_settled) return false;
+    if (words == BlockWords::all_fresh) {
+      page = first_page(block + BlockCount{1}) - PageCount{1};
+      continue;
+    }
     const PageWord word = parts_.table.load(page);
     if (word.state() != PageState::untouched && !(word.state() == PageState::resident && word.fresh())) return false;
   }
@@ -244,6 +265,23 @@ void Provider::drop_contents(Run run) {
 
 // Nobody converts the block meanwhile: the lock. The caller owns the pages.
 void Provider::drop_native(Run piece) {
+  const BlockId block = block_of(piece.first);
+  PageCount charged;
+  if (parts_.blocks.words(block) != BlockWords::own && piece.pages.value == kPagesPerBlock) {
+    const Errno error = os::discard(parts_.arena.address(block), kBlockSize);
+    POLDER_CHECK(error.ok(), "free pages can be discarded", error.code(), block.value);
+    parts_.blocks.set_words_locked(block, BlockWords::own);
+    charged = piece.pages;
+  } else {
+    charged = drop_described(piece);
+  }
+  parts_.budget.uncharge(charged);
+  count(parts_.statistics->allocation.purged_pages, charged.value);
+}
+
+PageCount Provider::drop_described(Run piece) {
+  const BlockId block = block_of(piece.first);
+  write_words_locked(parts_, block);
   PageCount charged;
   std::int64_t settled = 0;
   for (PageId page = piece.first; page < piece.end();) {
@@ -261,9 +299,9 @@ void Provider::drop_native(Run piece) {
       parts_.table.set_unshared(page, PageWord{});
     }
   }
-  parts_.blocks.add_settled_locked(block_of(piece.first), -settled);
-  parts_.budget.uncharge(charged);
-  count(parts_.statistics->allocation.purged_pages, charged.value);
+  parts_.blocks.add_settled_locked(block, -settled);
+  parts_.blocks.add_described_locked(block, -static_cast<std::int64_t>(charged.value));
+  return charged;
 }
 
 // Resident pages are claimed as the evictor claims them, so that nobody moves or fills them meanwhile.
@@ -300,12 +338,17 @@ void Provider::drop_managed(Run piece, Exactness exactness) {
 void Provider::verify() const {
   for (BlockId block{0}; block.value < parts_.blocks.known_blocks().value; ++block) {
     const os::MutexLock lock(parts_.blocks.mutex());
-    if (parts_.blocks.mode(block) != BlockMode::native) continue;
-    std::int64_t settled = 0;
+    const BlockMode mode = parts_.blocks.mode(block);
+    if (mode != BlockMode::native && mode != BlockMode::unused) continue;
+    std::uint32_t settled = parts_.blocks.words(block) == BlockWords::all_settled ? kPagesPerBlock : 0;
+    std::uint32_t described = 0;
     for (PageId page = first_page(block); page < first_page(block + BlockCount{1}); ++page) {
       const PageWord word = parts_.table.load(page);
       settled += word.state() == PageState::resident && !word.fresh();
+      described += word.state() != PageState::untouched;
     }
+    POLDER_CHECK(described == parts_.blocks.described_locked(block), "count of described pages is wrong", block.value,
+                 described);
     POLDER_CHECK(settled == parts_.blocks.settled_locked(block), "count of settled pages is wrong", block.value,
                  settled);
   }

@@ -82,6 +82,7 @@ class Provider final : public Backing {
   void drop_managed(Run piece, Exactness exactness);
   void settle_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   void drop_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
+  PageCount drop_described(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   bool drop_page(PageId page, Exactness exactness);
 
   PagerParts& parts_;

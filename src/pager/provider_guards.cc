@@ -71,6 +71,7 @@ Errno Provider::guard_unmanaged_locked(Run piece) {
   for (PageId page = piece.first; page < piece.end(); ++page) {
     parts_.table.set_unshared(page, PageWord::of(PageState::guard));
   }
+  parts_.blocks.add_described_locked(block_of(piece.first), static_cast<std::int64_t>(piece.pages.value));
   return kOk;
 }
 
@@ -99,6 +100,9 @@ bool Provider::unguard_piece(Run piece) {
     }
     const Errno error = os::remove_guards(parts_.arena.address(page), bytes(end - page));
     POLDER_CHECK(error.ok(), "guards can be removed", error.code(), page.value);
+    if (parts_.blocks.mode(block_of(page)) != BlockMode::managed) {
+      parts_.blocks.add_described_locked(block_of(page), -static_cast<std::int64_t>((end - page).value));
+    }
     for (; page < end; ++page) parts_.table.set_unshared(page, PageWord{});
   }
   return whole;

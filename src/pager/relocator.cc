@@ -5,6 +5,7 @@
 
 #include "base/check.h"
 #include "os/thread.h"
+#include "pager/block_words.h"
 
 namespace polder {
 namespace {
@@ -54,6 +55,8 @@ PageCount Relocator::relocate_piece(os::Userfaultfd& mover, Run from, PageId to)
   if (parts_.blocks.mode(block_of(from.first)) != BlockMode::native) return {0};
   if (parts_.blocks.mode(block_of(to)) != BlockMode::native) return {0};
 
+  write_words_locked(parts_, block_of(from.first));
+  write_words_locked(parts_, block_of(to));
   PageCount length;
   while (length < from.pages && parts_.table.load(from.first + length).state() == PageState::resident &&
          parts_.table.load(to + length).fresh()) {
@@ -75,6 +78,7 @@ PageCount Relocator::relocate_piece(os::Userfaultfd& mover, Run from, PageId to)
     parts_.table.set_unshared(to + page, PageWord::of(PageState::resident));
   }
   parts_.blocks.add_settled_locked(block_of(from.first), -unsettled);
+  parts_.blocks.add_described_locked(block_of(from.first), -static_cast<std::int64_t>(moved.value));
   parts_.blocks.add_settled_locked(block_of(to), static_cast<std::int64_t>(moved.value));
   parts_.budget.uncharge(moved);  // both were charged
   count(parts_.statistics->allocation.moved_pages, moved.value);

@@ -25,12 +25,18 @@ namespace polder {
 
 enum class BlockMode : std::uint8_t { unused, native, converting, managed };
 
+// What the words of an unused or native block are, in the page table itself (own); or in place of them, which are all
+// untouched then: every page is resident, and fresh or not. A large run of which little is touched costs no words.
+enum class BlockWords : std::uint8_t { own, all_fresh, all_settled };
+
 class Pageblocks {
  public:
   struct Block {
     std::atomic<BlockMode> mode;
-    bool queued;                // guarded by mutex(); in the native queue, perhaps no longer native
-    std::uint16_t settled;      // guarded by mutex(); while native: pages that are resident and not fresh
+    bool queued;  // guarded by mutex(); in the native queue, perhaps no longer native
+    std::atomic<BlockWords> words;
+    std::uint16_t described;    // guarded by mutex(); unless managed: own words that are not untouched
+    std::uint16_t settled;      // guarded by mutex(); unless managed: pages that are resident and not fresh
     std::uint32_t next_native;  // guarded by mutex(); block id + 1, 0 ends the queue
   };
 
@@ -53,8 +59,14 @@ class Pageblocks {
   // The registration was refused: the block is native again, at the end of the queue.
   void cancel_conversion_locked(BlockId block) POLDER_REQUIRES(mutex_);
 
-  // Of a native block: whether every page is resident and none fresh, so that nobody need look at its words; and what
-  // whoever changes words adds to the number of such pages.
+  // Written with the mutex, but an owner of pages may read them without: what it reads is true of its pages.
+  BlockWords words(BlockId block) const { return blocks_[block.value].words.load(std::memory_order_acquire); }
+  void set_words_locked(BlockId block, BlockWords words) POLDER_REQUIRES(mutex_);
+  // The number of own words that are not untouched; whoever changes words adds to it.
+  std::uint32_t described_locked(BlockId block) const POLDER_REQUIRES(mutex_) { return blocks_[block.value].described; }
+  void add_described_locked(BlockId block, std::int64_t pages) POLDER_REQUIRES(mutex_);
+  // Whether every page is resident and none fresh, so that nobody need look at its words; and what whoever changes words
+  // adds to the number of such pages.
   bool is_settled_locked(BlockId block) const POLDER_REQUIRES(mutex_) {
     return settled_locked(block) == kPagesPerBlock;
   }
