@@ -143,7 +143,7 @@ class ReadFaultsTest : public ManagerFixture {
   }
   void store_everything() {
     for (int pass = 0;; ++pass) {
-      ASSERT_LT(pass, 20) << "pages stay dirty";
+      ASSERT_LT(pass, 200) << "pages stay dirty";
       ASSERT_EQ(victims_.count(Seen::right), victims_.pages.value);
       ASSERT_EQ(others_.count(Seen::right), others_.pages.value);
       if (all_of(victims_, [this](std::size_t i) { return is_stored(victims_, i); }) &&
