@@ -15,9 +15,10 @@ TEST(SizeClass, EverySizeGetsTheSmallestClassThatHoldsIt) {
   }
 }
 
-TEST(SizeClass, WastesAtMostAnEighth) {
+TEST(SizeClass, WastesAtMostAQuarterAndAboveAKibibyteAnEighth) {
   for (std::size_t size = 113; size <= kLargestSmall; ++size) {
-    ASSERT_LE((info_of(size_class_for(size)).size - size) * 8, size + 7) << size;
+    const std::size_t part = size > 1024 ? 8 : 4;
+    ASSERT_LE((info_of(size_class_for(size)).size - size) * part, size + 16) << size;
   }
 }
 
