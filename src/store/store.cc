@@ -81,6 +81,7 @@ SlotRun Store::allocate_slots(unsigned wanted) {
   SlotTable::Span span = file.allocate(wanted);
   if (span.count == 0 && release_finished_holds() != 0) span = file.allocate(wanted);
   swap_error_ = span.count != 0 ? kOk : Errno(ENOSPC);
+  if (span.count == 0) used_when_full_.store(file.slots().used(), std::memory_order_relaxed);
   full_.store(span.count == 0, std::memory_order_relaxed);
   return {.file = own_, .first = span.first, .count = span.count};
 }
@@ -172,11 +173,12 @@ int Store::fd(Location location) const { return file(location).descriptor(); }
 // --- reports ---
 
 std::uint64_t Store::room() const {
-  if (full()) return 0;
   const SlotTable* const slots = own_slots_.load(std::memory_order_acquire);
-  if (slots == nullptr) return UINT64_MAX;
+  if (slots == nullptr) return full() ? 0 : UINT64_MAX;
   const std::uint64_t used = slots->used();
-  return slots->capacity() - std::min<std::uint64_t>(used, slots->capacity());
+  // Since it was full only what came free is known to be room: the disk may have been full before the file was.
+  const std::uint64_t most = full() ? used_when_full_.load(std::memory_order_relaxed) : slots->capacity();
+  return most - std::min(used, most);
 }
 
 Store::Statistics Store::statistics() const {

@@ -170,7 +170,8 @@ class Store {
   int pending_lifeline_ = -1;         // write end for the child of the fork under way
   unsigned inherited_files_ = 0;      // bit per file that the child of the fork under way gets
 
-  std::atomic<bool> full_{false};  // atomic: allocating threads ask
+  std::atomic<bool> full_{false};                 // atomic, both: allocating threads ask
+  std::atomic<std::uint64_t> used_when_full_{0};  // slots
 };
 
 }  // namespace polder

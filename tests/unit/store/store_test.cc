@@ -139,7 +139,9 @@ TEST_F(StoreTest, FullUntilASlotIsReleased) {
   EXPECT_EQ(store_.allocate_slots(1).count, 0U);
   EXPECT_EQ(store_.swap_error(), Errno(ENOSPC));
   EXPECT_TRUE(store_.full());
+  EXPECT_EQ(store_.room(), 0U);
   store_.release(run[9]);
+  EXPECT_EQ(store_.room(), 1U);  // known before anybody tries
   const SlotRun again = store_.allocate_slots(4);
   EXPECT_EQ(again.count, 1U);
   EXPECT_EQ(again[0], run[9]);
