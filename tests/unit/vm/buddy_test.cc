@@ -440,8 +440,8 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Shapes, BuddyModelTest,
-                         testing::Values(Shape{64, 64, 200'000}, Shape{100, 20, 200'000}, Shape{1, 1, 1'000},
-                                         Shape{512, 128, 100'000}, Shape{1023, 300, 50'000}, Shape{4096, 1024, 20'000},
+                         testing::Values(Shape{64, 64, 100'000}, Shape{100, 20, 100'000}, Shape{1, 1, 1'000},
+                                         Shape{512, 128, 40'000}, Shape{1023, 300, 15'000}, Shape{4096, 1024, 4'000},
                                          Shape{5 * kBlock + 1536, 3 * kBlock, 1'000}));
 
 TEST(Buddy, KeepsThreadsApart) {
