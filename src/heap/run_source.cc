@@ -10,7 +10,7 @@ namespace {
 constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
 // Beyond what was in use at the highest tide: at least this and a part, more where runs are large.
 constexpr GranuleCount kSlack{(std::size_t{256} << 10) / kGranuleSize};
-constexpr std::uint64_t kSlackPart = 16;
+constexpr std::uint64_t kSlackPart = 8;
 constexpr std::uint64_t kLargestSlackPart = 4;
 // Every so often both tides are looked at; the highest sinks by a part of the difference.
 constexpr std::uint64_t kTideNs = 250'000'000;

@@ -1,7 +1,7 @@
 // Where slabs and large runs get their memory: runs from the buddy with pages from the backing behind them, and the way
 // back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
 //
-//   bound  what is in use and what is dirty together stay near what was in use at the highest tide: at most a sixteenth
+//   bound  what is in use and what is dirty together stay near what was in use at the highest tide: at most an eighth
 //          above, where runs are large up to twice the largest and a quarter, since pieces smaller than what is wanted
 //          are of no use; what is dirty alone stays below what is in use, or 128 MiB. Whoever frees beyond that purges.
 //          The highest tide sinks with time
