@@ -13,6 +13,7 @@ namespace polder {
 namespace {
 
 constexpr GranuleCount kBlockGranules{kGranulesPerBlock};
+static_assert(kGranulesPerBlock == 32, "Buddy::Taken tells of 32 granules which are dirty");
 
 // A span gives up its end when that is an eighth of it.
 constexpr unsigned kShrinkPart = 8;

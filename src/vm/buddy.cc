@@ -88,8 +88,8 @@ void Buddy::summarise_locked(std::uint64_t first, std::uint64_t end) {
   for (std::uint64_t at = first; at < end;) {
     Chunk& chunk = chunks_[at / kChunkGranules];
     const std::uint64_t chunk_end = std::min(end, (at / kChunkGranules + 1) * kChunkGranules);
-    auto low = static_cast<unsigned>(at % kChunkGranules / kLeafGranules);
-    auto high = static_cast<unsigned>((chunk_end - 1) % kChunkGranules / kLeafGranules);
+    const auto low = static_cast<unsigned>(at % kChunkGranules / kLeafGranules);
+    const auto high = static_cast<unsigned>((chunk_end - 1) % kChunkGranules / kLeafGranules);
     for (unsigned i = low; i <= high; ++i) {
       const Leaf& its = leaves_[at / kChunkGranules * kLeavesPerChunk + i];
       chunk.nodes[kLeavesPerChunk + i] = free_of(its.used);
@@ -97,16 +97,21 @@ void Buddy::summarise_locked(std::uint64_t first, std::uint64_t end) {
       const bool dirty = std::any_of(its.dirty.begin(), its.dirty.end(), [](std::uint64_t word) { return word != 0; });
       chunk.dirty_leaves = dirty ? chunk.dirty_leaves | bit : chunk.dirty_leaves & ~bit;
     }
-    low += kLeavesPerChunk;
-    high += kLeavesPerChunk;
-    for (std::uint32_t length = kLeafGranules; length < kChunkGranules; length *= 2) {
-      low /= 2;
-      high /= 2;
-      for (unsigned node = low; node <= high; ++node) {
-        chunk.nodes[node] = joined(chunk.nodes[2 * node], chunk.nodes[2 * node + 1], length);
-      }
-    }
+    join(chunk, low, high);
     at = chunk_end;
+  }
+}
+
+// The nodes above the leaves low … high of the chunk.
+void Buddy::join(Chunk& chunk, unsigned low, unsigned high) {
+  low += kLeavesPerChunk;
+  high += kLeavesPerChunk;
+  for (std::uint32_t length = kLeafGranules; length < kChunkGranules; length *= 2) {
+    low /= 2;
+    high /= 2;
+    for (unsigned node = low; node <= high; ++node) {
+      chunk.nodes[node] = joined(chunk.nodes[2 * node], chunk.nodes[2 * node + 1], length);
+    }
   }
 }
 
@@ -143,7 +148,12 @@ bool Buddy::advance_frontier_locked() {
   for (std::uint64_t granule = end; granule < leaves_end; ++granule) {
     leaf(granule).used[granule % kLeafGranules / 64] |= std::uint64_t{1} << (granule % 64);
   }
-  summarise_locked(frontier_, end);
+  // Leaves that are wholly free are not looked at: to read them would cost every process 16 page faults.
+  const auto free_leaves = static_cast<unsigned>((end - frontier_) / kLeafGranules);
+  Chunk& its = chunks_[chunk];
+  std::fill_n(its.nodes.begin() + kLeavesPerChunk, free_leaves, Free{kLeafGranules, kLeafGranules, kLeafGranules});
+  if (free_leaves != 0) join(its, 0, free_leaves - 1);
+  if (end != leaves_end) summarise_locked(leaves_end - kLeafGranules, end);
   frontier_ = end;
   return true;
 }

@@ -124,6 +124,7 @@ class Buddy {
 
   static std::uint64_t rounded(std::uint64_t granules);
   static Free free_of(const Words& used);
+  static void join(Chunk& chunk, unsigned low, unsigned high);
   static Free joined(const Free& low, const Free& high, std::uint32_t length);
 
   Leaf& leaf(std::uint64_t granule) const { return leaves_[granule / kLeafGranules]; }

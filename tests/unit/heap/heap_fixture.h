@@ -56,9 +56,7 @@ class HeapInstance {
  private:
   static Arena::Layout layout(std::size_t arena_size) {
     const GranuleCount granules{arena_size >> kGranuleShift};
-    return {
-        .metadata = Heap::metadata_bytes(granules) + Buddy::metadata_bytes(granules) + kPoolSize,
-        .staging = 0};
+    return {.metadata = Heap::metadata_bytes(granules) + Buddy::metadata_bytes(granules) + kPoolSize, .staging = 0};
   }
 
   Arena arena_;
