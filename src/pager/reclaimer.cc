@@ -9,7 +9,6 @@ namespace polder {
 namespace {
 
 constexpr std::uint64_t kRetrySwapNs = 1'000'000'000;
-constexpr std::uint64_t kPatienceNs = 200'000'000;  // without any progress, until nothing more is expected
 constexpr std::uint32_t kBatchesPerConversion = 32;
 // Beyond these, nothing is gained but a queue in front of somebody's read: a virtual disk's ring holds five writes of scattered
 // pages, and a read that found it full was measured to wait 12 ms.
@@ -41,7 +40,7 @@ void Reclaimer::run() {
       if (progress) continue;
     } else {
       reclaiming_ = false;
-      last_progress_ns_ = os::monotonic_ns();
+      patience_.renew(os::monotonic_ns());
       if (exhausted()) note_progress(true);
     }
     if (!worked) rest();
@@ -74,7 +73,7 @@ bool Reclaimer::pressed() const {
 }
 
 bool Reclaimer::reclaim_batch() {
-  if (!reclaiming_) last_progress_ns_ = os::monotonic_ns();  // patience begins with the pressure
+  if (!reclaiming_) patience_.renew(os::monotonic_ns());  // it begins with the pressure
   reclaiming_ = true;
   keep_off_fault_loop();
   if (purge_free_pages()) return true;
@@ -148,14 +147,18 @@ void Reclaimer::serve_fork() {
   const Store::ForkOutcome outcome = forks_.stand_still();
   if (inheritance.error.ok()) parts_.store.end_fork(outcome);
   if (outcome == Store::ForkOutcome::forked) evictor_.note_fork();
-  last_progress_ns_ = os::monotonic_ns();
+  patience_.renew(os::monotonic_ns());
 }
 
 void Reclaimer::note_progress(bool progress) {
   const std::uint64_t now = os::monotonic_ns();
-  if (progress || evictor_.writes_outstanding()) last_progress_ns_ = now;
   // One fruitless round means little: the lists may have held nothing but empty granules, and are shorter now.
-  const bool exhausted = now - last_progress_ns_ > kPatienceNs;
+  if (progress || evictor_.writes_outstanding()) {
+    patience_.renew(now);
+  } else {
+    patience_.fruitless_round(now);
+  }
+  const bool exhausted = patience_.exhausted();
   if (exhausted && now - last_retry_ns_ > kRetrySwapNs) {
     last_retry_ns_ = now;
     const os::MutexLock lock(evictor_.mutex());

@@ -20,6 +20,7 @@
 #include "pager/fault_loop.h"
 #include "pager/fork_gate.h"
 #include "pager/parts.h"
+#include "pager/patience.h"
 #include "vm/free_pages.h"
 
 namespace polder {
@@ -82,7 +83,7 @@ class Reclaimer {
   std::uint32_t avoided_cpu_ = FaultLoop::kAnyCpu;
   std::uint32_t batches_since_conversion_ = 0;
   std::uint64_t stuck_ = 0;  // clusters in a row of which nothing could be stored
-  std::uint64_t last_progress_ns_ = 0;
+  Patience patience_;
   std::uint64_t last_retry_ns_ = 0;
   std::uint64_t last_house_keeping_ns_ = 0;
   std::atomic<std::uint64_t> wanted_{0};  // atomic: pages that allocating threads wait for

@@ -158,12 +158,14 @@ TEST_F(StoreForkTest, ChildReadsWhatTheParentGaveUp) {
 }
 
 TEST_F(StoreForkTest, ChildThatLetsGoEndsTheHold) {
+  const Turnstile seen;
   const Turnstile released;
   const Turnstile done;
   const std::vector<Location> pages = store_pages(0, 70);
   const auto pattern = store_.store_pattern(5);
   ASSERT_TRUE(pattern);
   const pid_t child = fork_with(store_, [&] {
+    if (!seen.pass()) return 1;
     const std::set<int> before = open_descriptors();
     CHILD_EXPECT(store_.pattern(*pattern) == 5);
     for (const Location page : pages) store_.release(page);
@@ -178,6 +180,7 @@ TEST_F(StoreForkTest, ChildThatLetsGoEndsTheHold) {
   });
   ASSERT_GT(child, 0);
   EXPECT_EQ(store_.release_finished_holds(), 0U);
+  seen.open();
   ASSERT_TRUE(released.pass());
   EXPECT_EQ(store_.release_finished_holds(), 1U) << "the child lives, but has let go";
   store_.verify();
