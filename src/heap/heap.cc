@@ -57,7 +57,7 @@ void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
     // What the thread only freed so far goes back after the refill, so that it does not come again.
     ThreadCache::Outgoing outgoing;
     const unsigned freed = cache->end_outgoing(size_class, outgoing);
-    cache->grow(pool_, size_class, largest_magazine(size_class));
+    cache->grow_empty(pool_, size_class, largest_magazine(size_class));
     const unsigned capacity = cache->capacity(size_class);
     if (capacity != 0) {
       cache->push(size_class, take(size_class, cache->room(size_class), (capacity + 1) / 2));
@@ -134,6 +134,7 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
     const unsigned capacity = cache->capacity(size_class);
     if (capacity == 0) return give(size_class, &pointer, 1);
     if (cache->count(size_class) == capacity) {
+      cache->note_full(size_class);
       const unsigned flushed = (capacity + 1) / 2;
       give(size_class, cache->oldest(size_class), flushed);
       cache->drop_oldest(size_class, flushed);
@@ -276,6 +277,7 @@ void Heap::sweep(ThreadCache& cache) {
     const unsigned count = cache.count(size_class);
     give(size_class, cache.oldest(size_class), count);
     cache.drop_oldest(size_class, count);
+    cache.shrink_empty(pool_, size_class);
   }
 }
 

@@ -38,7 +38,7 @@ struct SizeClassInfo {
   std::uint32_t pages = 0;           // what its objects cover: handed out and charged, the rest is not
   std::uint32_t capacity = 0;        // objects of a slab
   std::uint32_t magazine = 0;        // most objects of the class that one thread keeps,
-  std::uint32_t large_magazine = 0;  // the same where there are many
+  std::uint32_t large_magazine = 0;  // the same where there are many, or the thread needs as many at once
   std::uint64_t reciprocal = 0;      // ceil(2^40 / size)
   // offset * start_test >> 24 < start_limit exactly for the offsets of the slab's objects: the fraction that
   // multiplication by the reciprocal leaves is index * (reciprocal * size - 2^40) for them and larger for all others
@@ -51,12 +51,13 @@ namespace internal {
 
 inline constexpr unsigned kReciprocalShift = 40;
 inline constexpr unsigned kFractionShift = 64 - kReciprocalShift;
-// A thread keeps at most 16 KiB of one class, and of a class of which there is much up to 64 KiB; all within these bounds.
-// The upper one makes a magazine a page.
+// A thread keeps at most 16 KiB of one class, and up to 64 KiB of one of which there is much, or which it empties and
+// fills in turn; all within these bounds.
 inline constexpr std::uint32_t kMagazineBytes = 16 << 10;
 inline constexpr std::uint32_t kLargeMagazineBytes = 64 << 10;
 inline constexpr std::uint32_t kSmallestMagazine = 3;
-inline constexpr std::uint32_t kLargestMagazine = 511;
+inline constexpr std::uint32_t kUsualMagazine = 255;
+inline constexpr std::uint32_t kLargestMagazine = 1023;
 
 constexpr std::uint32_t magazine_of(std::uint32_t bytes, std::uint32_t size, std::uint32_t most) {
   const std::uint32_t count = bytes / size;
@@ -77,7 +78,7 @@ constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
     const auto length = static_cast<std::uint32_t>(info.granules * kGranuleSize);
     info.capacity = length / size;
     info.pages = static_cast<std::uint32_t>(pages_up(std::size_t{info.capacity} * size).value);
-    info.magazine = magazine_of(kMagazineBytes, size, kLargestMagazine / 2);
+    info.magazine = magazine_of(kMagazineBytes, size, kUsualMagazine);
     info.large_magazine = magazine_of(kLargeMagazineBytes, size, kLargestMagazine);
     info.reciprocal = ((std::uint64_t{1} << kReciprocalShift) + size - 1) / size;
     info.start_test = info.reciprocal << kFractionShift;

@@ -89,9 +89,40 @@ unsigned ThreadCache::count(SizeClass size_class) const {
 void ThreadCache::grow(MetadataPool& pool, SizeClass size_class, unsigned most) {
   const unsigned before = capacity(size_class);
   const unsigned after = std::min(most, before == 0 ? kFirstCapacity : 2 * before + 1);
-  if (after <= before) return;
+  if (after > before) set_capacity(pool, size_class, after, Room::usual);
+}
+
+void ThreadCache::grow_empty(MetadataPool& pool, SizeClass size_class, unsigned most) {
+  const bool was_full = (was_full_ & bit_of(size_class)) != 0;
+  was_full_ &= ~bit_of(size_class);
+  const unsigned after = std::min(2 * capacity(size_class) + 1, info_of(size_class).large_magazine);
+  const bool larger = after > std::max(most, capacity(size_class));
+  if (was_full && larger && spare_of(size_class, after) <= spare_bytes_ + spare_taken(size_class)) {
+    set_capacity(pool, size_class, after, Room::stretched);
+  } else {
+    grow(pool, size_class, most);
+  }
+}
+
+void ThreadCache::shrink_empty(MetadataPool& pool, SizeClass size_class) {
+  if (spare_taken(size_class) != 0) set_capacity(pool, size_class, info_of(size_class).magazine, Room::usual);
+}
+
+std::uint32_t ThreadCache::spare_of(SizeClass size_class, unsigned capacity) {
+  const SizeClassInfo& info = info_of(size_class);
+  return capacity <= info.magazine ? 0 : (capacity - info.magazine) * info.size;
+}
+
+std::uint32_t ThreadCache::spare_taken(SizeClass size_class) const {
+  return (stretched_ & bit_of(size_class)) == 0 ? 0 : spare_of(size_class, capacity(size_class));
+}
+
+void ThreadCache::set_capacity(MetadataPool& pool, SizeClass size_class, unsigned after, Room room) {
+  const unsigned before = capacity(size_class);
   auto** const storage = static_cast<void**>(pool.allocate((after + std::size_t{1}) * sizeof(void*)));
   if (storage == nullptr) return;
+  spare_bytes_ += spare_taken(size_class);
+  stretched_ &= ~bit_of(size_class);
   const unsigned held = count(size_class);
   void** const old_storage = base(size_class);
   std::memcpy(storage, old_storage, (held + std::size_t{1}) * sizeof(void*));
@@ -99,6 +130,10 @@ void ThreadCache::grow(MetadataPool& pool, SizeClass size_class, unsigned most) 
   magazines_[size_class.index].top = storage + held;
   magazines_[size_class.index].limit = storage + after;
   capacity_[size_class.index] = static_cast<std::uint16_t>(after);
+  if (room == Room::stretched) {
+    stretched_ |= bit_of(size_class);
+    spare_bytes_ -= spare_taken(size_class);
+  }
   if (before != 0) pool.free(old_storage, (before + std::size_t{1}) * sizeof(void*));
 }
 

@@ -85,6 +85,13 @@ class alignas(64) ThreadCache {
   unsigned capacity(SizeClass size_class) const { return is_outgoing(size_class) ? 0 : capacity_[size_class.index]; }
   // Doubles the magazine's room, at most to `most` objects; unchanged when the pool has no memory.
   void grow(MetadataPool& pool, SizeClass size_class, unsigned most);
+  // The same for a magazine that is empty, and to more than that when it was full since it was empty last: the thread
+  // allocates and frees more at a time than there is room for. For all such classes together kSpareBytes of objects.
+  static constexpr std::uint32_t kSpareBytes = 64 << 10;
+  void grow_empty(MetadataPool& pool, SizeClass size_class, unsigned most);
+  void note_full(SizeClass size_class) { was_full_ |= bit_of(size_class); }
+  // An empty magazine gives back what it has of these bytes.
+  void shrink_empty(MetadataPool& pool, SizeClass size_class);
   // Where the next `capacity - count` objects go. After writing n of them there, commit with push(n): the first of
   // them will be the first to be popped.
   void** room(SizeClass size_class) { return magazines_[size_class.index].top + 1; }
@@ -139,6 +146,12 @@ class alignas(64) ThreadCache {
   // Stands in place of a capacity.
   static constexpr std::uint16_t kOutgoing = UINT16_MAX;
 
+  enum class Room : unsigned char { usual, stretched };
+  void set_capacity(MetadataPool& pool, SizeClass size_class, unsigned capacity, Room room);
+  // Bytes of objects beyond what every thread may keep: with that capacity, and taken from the spare ones now.
+  static std::uint32_t spare_of(SizeClass size_class, unsigned capacity);
+  std::uint32_t spare_taken(SizeClass size_class) const;
+
   bool is_outgoing(SizeClass size_class) const { return capacity_[size_class.index] == kOutgoing; }
   void** outgoing(SizeClass size_class) const { return magazines_[size_class.index].limit - kFirstCapacity; }
   void** base(SizeClass size_class) const { return magazines_[size_class.index].limit - capacity_[size_class.index]; }
@@ -149,7 +162,10 @@ class alignas(64) ThreadCache {
   std::uint16_t capacity_[kGranuleKindCount] = {};   // objects between base and limit
   std::uint16_t swept_count_[kSizeClassCount] = {};  // objects at the last sweep, by class index - 1
   std::uint64_t present_ = 0;
-  std::uint64_t used_ = 0;  // classes noted since, as present()
+  std::uint64_t used_ = 0;       // classes noted since, as present()
+  std::uint64_t was_full_ = 0;   // since they were empty, as present()
+  std::uint64_t stretched_ = 0;  // with room from the spare bytes, as present()
+  std::uint32_t spare_bytes_ = kSpareBytes;
   std::uint32_t uses_ = 0;
   ThreadCache* next_ = nullptr;  // Heap's list, guarded by its caches mutex
   ThreadCache* previous_ = nullptr;

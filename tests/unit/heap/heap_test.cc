@@ -450,6 +450,40 @@ TEST_F(HeapTest, UnderALimitMagazinesAreSmaller) {
   EXPECT_LE(statistics.small_bytes, 16U << 10);
 }
 
+// A thread that takes and gives back a thousand objects at a time soon does so without the central list, and what idles
+// gives the room to others.
+TEST_F(HeapTest, MagazinesThatAreFullAndEmptyInTurnGrow) {
+  const Cache cache(heap_);
+  const auto refills = [this](SizeClass size_class) {
+    Heap::Statistics statistics;
+    heap_->statistics(statistics);
+    return statistics.classes[size_class.index - 1].refills;
+  };
+  const auto take_and_give = [&](std::size_t size, unsigned number) {
+    std::vector<void*> all;
+    for (unsigned i = 0; i < number; ++i) all.push_back(heap_->allocate(cache, size));
+    for (void* const each : all) heap_->free(cache, each);
+  };
+  const auto refills_at_last = [&](std::size_t size, unsigned number) {
+    for (int round = 0; round < 20; ++round) take_and_give(size, number);
+    const std::uint64_t before = refills(size_class_for(size));
+    for (int round = 0; round < 20; ++round) take_and_give(size, number);
+    return refills(size_class_for(size)) - before;
+  };
+  EXPECT_EQ(refills_at_last(64, 1000), 0U);
+  // There is not as much for a second class …
+  const std::uint64_t without = refills_at_last(80, 400);
+  EXPECT_GT(without, 20U);
+  // … before the first has been idle for long enough.
+  for (int round = 0; round < 400; ++round) take_and_give(kLargestSmall, 10);
+  EXPECT_LT(refills_at_last(80, 400), without);
+  Heap::Statistics statistics;
+  heap_->statistics(statistics);
+  EXPECT_LE(statistics.small_bytes, 3 * (64U << 10));
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
 TEST_F(HeapTest, CachesComeAndGo) {
   std::vector<ThreadCache*> caches;
   std::vector<void*> objects;
