@@ -48,6 +48,9 @@ void* Heap::allocate_large(std::size_t size, std::size_t alignment, RunContents 
     return large_.allocate(size, std::max(alignment, kGranuleSize), contents, fit);
   };
   void* const memory = attempt();
+  if (memory != nullptr && contents == RunContents::any && hardening_ == Hardening::off) {
+    runs_.fill_from_dirty({map_.arena().page_of(memory), pages_up(size)});
+  }
   if (memory != nullptr || size > map_.arena().size() || !give_up_idle()) return memory;
   return attempt();
 }

@@ -10,13 +10,18 @@ namespace {
 constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
 // Beyond what was in use at the highest tide: at least this and a part, more where runs are large.
 constexpr GranuleCount kSlack{(std::size_t{256} << 10) / kGranuleSize};
-constexpr std::uint64_t kSlackPart = 8;
+constexpr std::uint64_t kSlackPart = 32;
 constexpr std::uint64_t kLargestSlackPart = 4;
 // Every so often both tides are looked at; the highest sinks by a part of the difference.
 constexpr std::uint64_t kTideNs = 250'000'000;
 constexpr std::uint64_t kSinkingPart = 8;
 // Not worth a system call.
 constexpr GranuleCount kSpare{(std::size_t{256} << 10) / kGranuleSize};
+// Runs that are filled with the pages of dirty ones: from where that is cheaper than the faults that it spares, up to where
+// programs often touch little of what they allocate.
+constexpr PageCount kFillFrom{(std::size_t{128} << 10) / kPageSize};
+constexpr PageCount kFillUpTo{(std::size_t{16} << 20) / kPageSize};
+constexpr std::uint32_t kFillPause = 64;
 
 constexpr Buddy::Contents contents_of(bool dirty) { return dirty ? Buddy::Contents::dirty : Buddy::Contents::clean; }
 
@@ -96,6 +101,43 @@ void RunSource::settle() {
   const std::uint64_t idle = std::min(lowest_.load(std::memory_order_relaxed), dirty.value);
   if (idle > kSpare.value) purge_down_to(dirty - GranuleCount{idle / 2});
   lowest_.store(granules_up(this->dirty()).value, std::memory_order_relaxed);
+}
+
+void RunSource::fill_from_dirty(Run run) {
+  if (run.pages < kFillFrom || run.pages > kFillUpTo || pages(buddy_.dirty()) < kFillFrom) return;
+  if (const std::uint32_t pause = fill_pause_.load(std::memory_order_relaxed); pause != 0) {
+    fill_pause_.store(pause - 1, std::memory_order_relaxed);
+    return;
+  }
+  // Stretches of it, in pieces of a granule.
+  const auto piece_at = [&run](PageId page) {
+    return Run{page, std::min(run.end() - page, PageCount{kPagesPerGranule})};
+  };
+  for (PageId page = run.first; page < run.end();) {
+    PageId end = page;
+    while (end < run.end() && backing_.reads_as_zero(piece_at(end))) end = piece_at(end).end();
+    if (end - page >= kFillFrom && !fill_untouched({page, end - page})) return;
+    page = end < run.end() ? piece_at(end).end() : end;
+  }
+}
+
+// False when nothing is dirty any more, or nothing can be moved.
+bool RunSource::fill_untouched(Run run) {
+  while (run.pages >= kFillFrom) {
+    const std::optional<Buddy::DirtyRun> dirty = buddy_.isolate_dirty({run.pages.value / kPagesPerGranule});
+    if (!dirty) return false;
+    const Run from{first_page(dirty->first), pages(dirty->granules)};
+    const PageCount filled = backing_.recycle(from, run);
+    if (filled.value == 0) {
+      buddy_.free(dirty->first, dirty->granules, Buddy::Contents::dirty);
+      fill_pause_.store(kFillPause, std::memory_order_relaxed);
+      return false;
+    }
+    backing_.purge(from);
+    buddy_.free(dirty->first, dirty->granules, Buddy::Contents::clean);
+    run = {run.first + filled, run.pages - filled};
+  }
+  return true;
 }
 
 PageCount RunSource::purge_dirty(PageCount most) {

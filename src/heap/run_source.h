@@ -1,10 +1,11 @@
 // Where slabs and large runs get their memory: runs from the buddy with pages from the backing behind them, and the way
 // back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
 //
-//   bound  what is in use and what is dirty together stay near what was in use at the highest tide: at most an eighth
+//   bound  what is in use and what is dirty together stay near what was in use at the highest tide: at most a 32nd part
 //          above, where runs are large up to twice the largest and a quarter, since pieces smaller than what is wanted
 //          are of no use; what is dirty alone stays below what is in use, or 128 MiB. Whoever frees beyond that purges.
 //          The highest tide sinks with time
+//   fill   where what is dirty is of no use because it lies in pieces, its pages move into the new run that is wanted
 //   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
 #pragma once
@@ -50,6 +51,10 @@ class RunSource final : public FreePages {
   void set_aside(PageCount pages) { unused_.fetch_add(pages.value, std::memory_order_relaxed); }
   void put_to_use(PageCount pages) { unused_.fetch_sub(pages.value, std::memory_order_relaxed); }
 
+  // For whoever has got a run that will be written to: where it was never touched, pages that are dirty elsewhere become
+  // its own, for less than it costs to purge them there and to make others here.
+  void fill_from_dirty(Run run);
+
   // For whoever has put something dirty to use, or made something dirty: keeps the tides; purges what is not needed.
   void note_tides();
   void settle();
@@ -65,6 +70,7 @@ class RunSource final : public FreePages {
 
  private:
   GranuleCount purge_down_to(GranuleCount target);
+  bool fill_untouched(Run run);
 
   Buddy& buddy_;
   Backing& backing_;
@@ -78,6 +84,7 @@ class RunSource final : public FreePages {
   std::atomic<std::uint64_t> largest_{0};       // run that was taken of late
   std::atomic<std::uint64_t> lowest_{0};        // dirty since the tides were looked at
   std::atomic<std::uint64_t> next_tide_ns_{0};  // whoever moves it on looks
+  std::atomic<std::uint32_t> fill_pause_{0};    // calls in which filling is not tried, since it failed
 };
 
 }  // namespace polder

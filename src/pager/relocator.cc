@@ -30,13 +30,45 @@ void require_present(os::Userfaultfd& mover, const void* page) {
 
 }  // namespace
 
-PageCount Relocator::relocate(Run from, PageId to) {
-  if (refused_.load(std::memory_order_relaxed)) return {0};
-  os::Userfaultfd mover;
-  if (const Errno error = mover.open_for_moves(); !error.ok()) {
-    if (is_for_good(error)) refused_.store(true, std::memory_order_relaxed);
-    return {0};
+bool Relocator::open(os::Userfaultfd& mover) {
+  if (refused_.load(std::memory_order_relaxed)) return false;
+  const Errno error = mover.open_for_moves();
+  if (is_for_good(error)) refused_.store(true, std::memory_order_relaxed);
+  return error.ok();
+}
+
+// The end when there is none. Of pages that are the caller's alone: what is read is true but in managed blocks, of which
+// nothing is moved anyway.
+PageId Relocator::first_resident(Run run) const {
+  PageId page = run.first;
+  while (page < run.end() && parts_.blocks.words(block_of(page)) == BlockWords::own &&
+         parts_.table.load(page).state() != PageState::resident) {
+    ++page;
   }
+  return page;
+}
+
+PageCount Relocator::recycle(Run from, Run to) {
+  os::Userfaultfd mover;
+  if (!open(mover)) return {0};
+  PageCount done;
+  while (done < to.pages) {
+    const PageId source = first_resident(from);
+    if (source == from.end()) break;
+    const PageId target = to.first + done;
+    const PageCount length =
+        std::min({from.end() - source, to.pages - done, to_block_end(source), to_block_end(target)});
+    const PageCount moved = relocate_piece(mover, {source, length}, target);
+    if (moved.value == 0) break;
+    done += moved;
+    from = {source + moved, from.end() - (source + moved)};
+  }
+  return done;
+}
+
+PageCount Relocator::relocate(Run from, PageId to) {
+  os::Userfaultfd mover;
+  if (!open(mover)) return {0};
   PageCount done;
   while (done < from.pages) {
     const PageId source = from.first + done;

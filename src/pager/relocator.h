@@ -20,8 +20,12 @@ class Relocator {
   // Backing::relocate, into pages that were provided. Stops at blocks that are managed, at pages that are pinned or
   // shared with a forked child; moves nothing where the process may not use userfaultfd.
   PageCount relocate(Run from, PageId to);
+  // Backing::recycle, with the same exceptions.
+  PageCount recycle(Run from, Run to);
 
  private:
+  bool open(os::Userfaultfd& mover);
+  PageId first_resident(Run run) const;
   PageCount relocate_piece(os::Userfaultfd& mover, Run from, PageId to);
 
   PagerParts& parts_;

@@ -30,6 +30,11 @@ class Backing {
   // (measured; to copy a page and to touch it first takes 2).
   virtual PageCount relocate(Run from, PageId to) = 0;
 
+  // The same for pages that nobody owns any more: what is resident of a run that the caller has isolated from the buddy
+  // becomes the first pages of `to`, which were provided and never touched since they were last purged. The number of
+  // pages of `to` that have come so; what is left of `from` stays resident and charged. 0 where pages cannot move.
+  virtual PageCount recycle(Run from, Run to) = 0;
+
   // Fills pages that were provided with zeros; what was evicted is dropped, not read.
   virtual void zero(Run run) = 0;
 

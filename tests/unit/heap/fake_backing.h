@@ -78,15 +78,31 @@ class FakeBacking final : public Backing {
     PageCount moved;
     for (; moved < from.pages; ++moved.value) {
       Page& source = pages_[(from.first + moved).value];
-      const Page& target = pages_[(to + moved).value];
+      Page& target = pages_[(to + moved).value];
       require(source.provided && target.provided, "page is moved that was not provided", from.first.value);
       if (target.dirty || (refuse_every_ != 0 && ++relocations_ % refuse_every_ == 0)) break;
       source.moved = true;
-      if (memory_ == Memory::real) {
-        char* const bytes = arena_.address(from.first + moved);
-        std::memcpy(arena_.address(to + moved), bytes, kPageSize);
-        (void)os::discard(bytes, kPageSize);
-      }
+      target.dirty = true;
+      move_bytes(from.first + moved, to + moved);
+    }
+    return moved;
+  }
+
+  PageCount recycle(Run from, Run to) override {
+    require_no_lock();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    PageCount moved;
+    for (PageId page = from.first; page < from.end() && moved < to.pages; ++page) {
+      Page& source = pages_[page.value];
+      Page& target = pages_[(to.first + moved).value];
+      require(!source.provided && target.provided && !target.dirty, "page is recycled out of place", page.value);
+      if (!source.dirty) continue;
+      if (refuse_every_ != 0 && ++relocations_ % refuse_every_ == 0) break;
+      source.dirty = false;
+      target.dirty = true;
+      move_bytes(page, to.first + moved);
+      ++moved.value;
+      ++recycled_;
     }
     return moved;
   }
@@ -157,6 +173,7 @@ class FakeBacking final : public Backing {
   }
   std::uint64_t provides() const { return provides_; }
   std::uint64_t purges() const { return purges_; }
+  std::uint64_t recycled() const { return recycled_; }  // pages
   bool is_provided(PageId page) const { return pages_[page.value].provided; }
 
   // Around fork, so that the child can go on.
@@ -169,6 +186,12 @@ class FakeBacking final : public Backing {
     bool moved = false;  // away, since it was provided
     bool guard = false;
   };
+
+  void move_bytes(PageId from, PageId to) {
+    if (memory_ != Memory::real) return;
+    std::memcpy(arena_.address(to), arena_.address(from), kPageSize);
+    (void)os::discard(arena_.address(from), kPageSize);
+  }
 
   static void require(bool condition, const char* text, std::uint32_t page) {
     if (condition) return;
@@ -195,6 +218,7 @@ class FakeBacking final : public Backing {
   std::uint64_t provides_ = 0;
   std::uint64_t purges_ = 0;
   std::uint64_t relocations_ = 0;
+  std::uint64_t recycled_ = 0;
   std::uint64_t refuse_every_ = 0;
   std::uint64_t guards_ = 0;
   std::uint64_t zeroed_ = 0;

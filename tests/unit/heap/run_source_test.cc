@@ -44,6 +44,67 @@ TEST(RunSource, WhatIsResidentStaysNearTheMostThatWasInUse) {
   heap.expect_empty();
 }
 
+class Pieces {
+ public:
+  // Dirty pieces of a MiB, with others in use between them.
+  explicit Pieces(HeapInstance& heap) : heap_(heap) {
+    for (int i = 0; i < 16; ++i) all_.push_back(heap_->allocate(none_, kMiB));
+    for (std::size_t i = 0; i < all_.size(); i += 2) heap_->free(none_, all_[i]);
+  }
+  ~Pieces() {
+    for (std::size_t i = 1; i < all_.size(); i += 2) heap_->free(none_, all_[i]);
+  }
+  Pieces(const Pieces&) = delete;
+  Pieces& operator=(const Pieces&) = delete;
+
+ private:
+  HeapInstance& heap_;
+  ThreadCache* const none_ = ThreadCache::empty();
+  std::vector<void*> all_;
+};
+
+TEST(RunSource, DirtyPiecesFillWhatTheyAreTooSmallFor) {
+  HeapInstance heap(256 * kMiB, FakeBacking::Memory::real);
+  ThreadCache* const none = ThreadCache::empty();
+  {
+    const Pieces pieces(heap);
+    EXPECT_EQ(heap.buddy().dirty().value, 8 * kMiB / kGranuleSize);
+    void* const large = heap->allocate(none, 5 * kMiB);
+    EXPECT_EQ(heap.backing().recycled(), 5 * kMiB / kPageSize);
+    EXPECT_EQ(heap.buddy().dirty().value, 3 * kMiB / kGranuleSize);
+    // Zeroed, small or very large: as they were.
+    void* const zeroed = heap->allocate_zeroed(none, 2 * kMiB);
+    void* const very_large = heap->allocate(none, 100 * kMiB);
+    EXPECT_EQ(heap.backing().recycled(), 5 * kMiB / kPageSize);
+    heap->verify();
+    heap->free(none, large);
+    heap->free(none, zeroed);
+    heap->free(none, very_large);
+  }
+  heap.expect_empty();
+}
+
+TEST(RunSource, WhatCannotMoveStaysDirtyAndIsNotTriedAgainAtOnce) {
+  HeapInstance heap(256 * kMiB, FakeBacking::Memory::real);
+  heap.backing().refuse_relocation_of_every(1);
+  ThreadCache* const none = ThreadCache::empty();
+  {
+    const Pieces pieces(heap);
+    std::vector<void*> all;
+    for (int round = 0; round < 65; ++round) {
+      all.push_back(heap->allocate(none, kMiB + kMiB / 2));
+      EXPECT_EQ(heap.backing().recycled(), 0U) << round;
+      EXPECT_EQ(heap.buddy().dirty().value, 8 * kMiB / kGranuleSize);
+      heap.backing().refuse_relocation_of_every(0);
+    }
+    all.push_back(heap->allocate(none, kMiB + kMiB / 2));
+    EXPECT_EQ(heap.backing().recycled(), (kMiB + kMiB / 2) / kPageSize);
+    for (void* const each : all) heap->free(none, each);
+    heap->verify();
+  }
+  heap.expect_empty();
+}
+
 TEST(RunSource, WhatWasDirtyAllTheTimeIsPurgedBitByBit) {
   static std::uint64_t now = 1;
   HeapInstance heap(256 * kMiB, FakeBacking::Memory::real, [] { return now; });

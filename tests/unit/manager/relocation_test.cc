@@ -144,6 +144,39 @@ TEST_P(RelocationTest, ManagedBlocksAreCopied) {
   }
 }
 
+// Pages of what was freed, in pieces that are too small, become those of a larger run.
+TEST_P(RelocationTest, FreePagesMoveToWhereTheyAreOfUse) {
+  constexpr unsigned kPieces = 8;
+  unsigned char* pieces[kPieces];
+  unsigned char* walls[kPieces];
+  for (unsigned i = 0; i < kPieces; ++i) {
+    pieces[i] = allocate(kMiB);
+    walls[i] = allocate(kMiB);
+    std::memset(pieces[i], 0xEE, kMiB);
+    std::memset(walls[i], static_cast<int>(i), kMiB);
+  }
+  for (unsigned char* const piece : pieces) heap().free(cache_, piece);
+  const std::uint64_t before = charged();
+  constexpr std::size_t kLarge = 5 * kMiB + kPageSize;
+  unsigned char* const large = allocate(kLarge);
+  ASSERT_NE(large, nullptr);
+  EXPECT_GE(moved(), 5 * kMiB / kPageSize);
+  EXPECT_LE(charged(), before + 256 * kPageSize);
+  std::memset(large, 0x11, kLarge);
+  unsigned char* const zeroed = static_cast<unsigned char*>(heap().allocate_zeroed(cache_, 2 * kMiB));
+  for (std::size_t at = 0; at < 2 * kMiB; ++at) ASSERT_EQ(zeroed[at], 0);
+  for (unsigned i = 0; i < kPieces; ++i) {
+    for (std::size_t at = 0; at < kMiB; ++at) ASSERT_EQ(walls[i][at], i);
+    heap().free(cache_, walls[i]);
+  }
+  for (std::size_t at = 0; at < kLarge; ++at) ASSERT_EQ(large[at], 0x11);
+  heap().verify();
+  manager_->verify();
+  heap().free(cache_, large);
+  heap().free(cache_, zeroed);
+  manager_->verify();
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, RelocationTest, on_both_backends(), backend_name);
 
 }  // namespace
