@@ -47,12 +47,13 @@ void* Heap::allocate_large(std::size_t size, std::size_t alignment, RunContents 
     if (size <= Spans::kLargest && alignment <= Spans::kAlignment) return spans_.allocate(size, contents);
     return large_.allocate(size, std::max(alignment, kGranuleSize), contents, fit);
   };
-  void* const memory = attempt();
-  if (memory != nullptr && contents == RunContents::any && hardening_ == Hardening::off) {
-    runs_.fill_from_dirty({map_.arena().page_of(memory), pages_up(size)});
-  }
-  if (memory != nullptr || size > map_.arena().size() || !give_up_idle()) return memory;
-  return attempt();
+  void* memory = attempt();
+  if (memory == nullptr && size <= map_.arena().size() && give_up_idle()) memory = attempt();
+  if (memory == nullptr) return nullptr;
+  const Run run{map_.arena().page_of(memory), pages_up(size)};
+  if (contents == RunContents::any && hardening_ == Hardening::off) runs_.fill_from_dirty(run);
+  runs_.note_tides(granules_up(run.pages));
+  return memory;
 }
 
 void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
@@ -101,7 +102,7 @@ Slab* Heap::create_slab(SizeClass size_class) {
   const SizeClassInfo& info = info_of(size_class);
   const std::optional<Buddy::Taken> taken = runs_.take_space({info.granules}, {info.granules});
   if (!taken) return nullptr;
-  runs_.note_tides();
+  runs_.note_tides({info.granules});
   const std::size_t header_bytes = Slab::header_bytes(size_class, hardening_);
   void* const header = pool_.allocate(header_bytes);
   const Run pages{first_page(taken->first), {slab_shape(size_class, hardening_).pages}};

@@ -52,7 +52,6 @@ void* LargeRuns::allocate(std::size_t size, std::size_t alignment, RunContents c
   if (size > arena_size || alignment > arena_size) return nullptr;
   Placed placed;
   if (!place(pages_up(size), alignment, fit, &placed)) return nullptr;
-  runs_.note_tides();
   const Extent& extent = placed.extent;
   if (contents == RunContents::zero && placed.dirty && size >= kPurgeInsteadOfZeroing) {
     backing_.purge(extent.run());
@@ -171,7 +170,7 @@ void* LargeRuns::move(void* pointer, std::size_t size, Quarantine::Entry* left) 
   char* const moved = map_.arena().address(extent.head);
   const std::size_t done = bytes(relocated);
   std::memcpy(moved + done, static_cast<const char*>(pointer) + done, bytes(old.pages) - done);
-  if (relocated < old.pages) runs_.note_tides();  // moved pages are not there twice
+  if (relocated < old.pages) runs_.note_tides({0});  // moved pages are not there twice
   {
     const os::MutexLock lock(mutex_);
     enter_locked(extent);

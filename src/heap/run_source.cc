@@ -8,15 +8,14 @@ namespace {
 
 // What may be dirty however little is in use.
 constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
-// Beyond what was in use at the highest tide: at least this and a part, more where runs are large.
-constexpr GranuleCount kSlack{(std::size_t{256} << 10) / kGranuleSize};
-constexpr std::uint64_t kSlackPart = 32;
-constexpr std::uint64_t kLargestSlackPart = 4;
+// Beyond what was in use at the highest tide: at least this, and more where runs are large.
+constexpr GranuleCount kSlack{1};
+constexpr std::uint64_t kLargestSlackPart = 8;
 // Every so often both tides are looked at; the highest sinks by a part of the difference.
 constexpr std::uint64_t kTideNs = 250'000'000;
 constexpr std::uint64_t kSinkingPart = 8;
 // Not worth a system call.
-constexpr GranuleCount kSpare{(std::size_t{256} << 10) / kGranuleSize};
+constexpr GranuleCount kSpare{1};
 // Runs that are filled with the pages of dirty ones: from where that is cheaper than the faults that it spares, up to where
 // programs often touch little of what they allocate.
 constexpr PageCount kFillFrom{(std::size_t{128} << 10) / kPageSize};
@@ -31,9 +30,6 @@ std::optional<Buddy::Taken> RunSource::take_space(GranuleCount granules, Granule
   const std::optional<Buddy::Taken> taken = buddy_.allocate(granules, alignment, fit);
   if (!taken) return std::nullopt;
   used_.fetch_add(granules.value, std::memory_order_relaxed);
-  if (granules.value > largest_.load(std::memory_order_relaxed)) {
-    largest_.store(granules.value, std::memory_order_relaxed);
-  }
   if (map_.ensure(taken->first + granules)) return taken;
   return_space(*taken, granules);
   return std::nullopt;
@@ -47,7 +43,7 @@ void RunSource::return_space(Buddy::Taken taken, GranuleCount granules) {
 bool RunSource::extend(GranuleId first, GranuleCount from, GranuleCount to) {
   if (!buddy_.extend(first, from, to)) return false;
   used_.fetch_add((to - from).value, std::memory_order_relaxed);
-  note_tides();
+  note_tides(to - from);
   return true;
 }
 
@@ -69,11 +65,26 @@ GranuleCount RunSource::used() const {
   return {used - std::min(used, unused_.load(std::memory_order_relaxed) / kPagesPerGranule)};
 }
 
-void RunSource::note_tides() {
+void RunSource::note_tides(GranuleCount allocated) {
+  if (allocated.value > largest_.load(std::memory_order_relaxed)) {
+    largest_.store(allocated.value, std::memory_order_relaxed);
+  }
   const std::uint64_t now = granules_up(dirty()).value;
   if (now < lowest_.load(std::memory_order_relaxed)) lowest_.store(now, std::memory_order_relaxed);
   const std::uint64_t used_now = used().value;
   if (used_now > highest_.load(std::memory_order_relaxed)) highest_.store(used_now, std::memory_order_relaxed);
+  keep_bound({used_now}, {now});
+}
+
+// Purges what is dirty beyond the bound; false when there is nothing.
+bool RunSource::keep_bound(GranuleCount used, GranuleCount dirty) {
+  const std::uint64_t highest = highest_.load(std::memory_order_relaxed);
+  const std::uint64_t slack = std::min(2 * largest_.load(std::memory_order_relaxed), highest / kLargestSlackPart);
+  const GranuleCount bound = GranuleCount{highest + slack} + kSlack;
+  const GranuleCount resident = used + dirty;
+  if (resident <= bound + kSpare) return false;
+  purge_down_to(dirty - std::min(resident - bound, dirty));
+  return true;
 }
 
 void RunSource::settle() {
@@ -85,17 +96,11 @@ void RunSource::settle() {
     purge_down_to({most.value / 2});
     return;
   }
-  const std::uint64_t highest = highest_.load(std::memory_order_relaxed);
-  const std::uint64_t slack =
-      std::clamp(2 * largest_.load(std::memory_order_relaxed), highest / kSlackPart, highest / kLargestSlackPart);
-  const GranuleCount bound = GranuleCount{highest + slack} + kSlack;
-  if (const GranuleCount resident = used + dirty; resident > bound + kSpare) {
-    purge_down_to(dirty - std::min(resident - bound, dirty));
-    return;
-  }
+  if (keep_bound(used, dirty)) return;
   const std::uint64_t now = clock_();
   std::uint64_t due = next_tide_ns_.load(std::memory_order_relaxed);
   if (now < due || !next_tide_ns_.compare_exchange_strong(due, now + kTideNs, std::memory_order_relaxed)) return;
+  const std::uint64_t highest = highest_.load(std::memory_order_relaxed);
   highest_.store(highest - (highest - std::min(highest, used.value)) / kSinkingPart, std::memory_order_relaxed);
   largest_.store(largest_.load(std::memory_order_relaxed) / 2, std::memory_order_relaxed);
   const std::uint64_t idle = std::min(lowest_.load(std::memory_order_relaxed), dirty.value);

@@ -1,10 +1,10 @@
 // Where slabs and large runs get their memory: runs from the buddy with pages from the backing behind them, and the way
 // back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
 //
-//   bound  what is in use and what is dirty together stay near what was in use at the highest tide: at most a 32nd part
-//          above, where runs are large up to twice the largest and a quarter, since pieces smaller than what is wanted
-//          are of no use; what is dirty alone stays below what is in use, or 128 MiB. Whoever frees beyond that purges.
-//          The highest tide sinks with time
+//   bound  what is in use and what is dirty together stay near what was in use at the highest tide: where runs are large
+//          at most twice the largest and an eighth above, since pieces smaller than what is wanted are of no use; what is
+//          dirty alone stays below what is in use, or 128 MiB. Whoever allocates or frees beyond that purges. The highest
+//          tide sinks with time
 //   fill   where what is dirty is of no use because it lies in pieces, its pages move into the new run that is wanted
 //   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
@@ -55,8 +55,8 @@ class RunSource final : public FreePages {
   // its own, for less than it costs to purge them there and to make others here.
   void fill_from_dirty(Run run);
 
-  // For whoever has put something dirty to use, or made something dirty: keeps the tides; purges what is not needed.
-  void note_tides();
+  // For whoever has put a run to use that may be dirty, or made something dirty: keeps the tides; purges what is not needed.
+  void note_tides(GranuleCount allocated);
   void settle();
 
   // Taken and not given back, less what is set aside of it.
@@ -70,6 +70,7 @@ class RunSource final : public FreePages {
 
  private:
   GranuleCount purge_down_to(GranuleCount target);
+  bool keep_bound(GranuleCount used, GranuleCount dirty);
   bool fill_untouched(Run run);
 
   Buddy& buddy_;

@@ -186,7 +186,6 @@ void* Spans::allocate(std::size_t size, RunContents contents) {
     found = find_locked(place.count, &place);
   }
   if (!found && !create_block(&place)) return nullptr;
-  runs_.note_tides();
   const Run run = run_of(contents_of(place));
   if (!backing_.provide(run)) {
     SpanBlock* empty;
