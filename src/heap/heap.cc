@@ -278,9 +278,10 @@ void Heap::destroy_cache(ThreadCache* cache) {
 void Heap::sweep(ThreadCache& cache) {
   for (std::uint64_t idle = cache.idle_classes(); idle != 0; idle &= idle - 1) {
     const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(idle) + 1)};
-    const unsigned count = cache.count(size_class);
-    give(size_class, cache.oldest(size_class), count);
-    cache.drop_oldest(size_class, count);
+    if (const unsigned count = cache.count(size_class); count != 0) {
+      give(size_class, cache.oldest(size_class), count);
+      cache.drop_oldest(size_class, count);
+    }
     cache.shrink_empty(pool_, size_class);
   }
 }

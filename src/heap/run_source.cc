@@ -76,10 +76,13 @@ void RunSource::note_tides(GranuleCount allocated) {
   keep_bound({used_now}, {now});
 }
 
-// Purges what is dirty beyond the bound; false when there is nothing.
+// Purges what is dirty beyond the bound; false when there is nothing. A slack in which the largest run has no room would
+// keep pieces only.
 bool RunSource::keep_bound(GranuleCount used, GranuleCount dirty) {
   const std::uint64_t highest = highest_.load(std::memory_order_relaxed);
-  const std::uint64_t slack = std::min(2 * largest_.load(std::memory_order_relaxed), highest / kLargestSlackPart);
+  const std::uint64_t largest = largest_.load(std::memory_order_relaxed);
+  const std::uint64_t part = highest / kLargestSlackPart;
+  const std::uint64_t slack = part < largest ? 0 : std::min(2 * largest, part);
   const GranuleCount bound = GranuleCount{highest + slack} + kSlack;
   const GranuleCount resident = used + dirty;
   if (resident <= bound + kSpare) return false;

@@ -164,7 +164,8 @@ std::uint64_t ThreadCache::idle_classes() {
     const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
     const unsigned held = count(size_class);
     std::uint16_t& swept = swept_count_[size_class.index - 1];
-    if (held != 0 && held == swept && (used_ & bit_of(size_class)) == 0) idle |= bit_of(size_class);
+    const bool keeps = held != 0 || (stretched_ & bit_of(size_class)) != 0;
+    if (keeps && held == swept && (used_ & bit_of(size_class)) == 0) idle |= bit_of(size_class);
     swept = static_cast<std::uint16_t>(held);
   }
   used_ = 0;

@@ -105,8 +105,8 @@ class alignas(64) ThreadCache {
 
   // Notes that the class's magazine was empty or full. True once in a while: time to sweep.
   bool note_use(SizeClass size_class);
-  // Classes whose magazines hold something and were neither empty, nor full, nor of another count since the last call, as
-  // present().
+  // Classes whose magazines hold something, or have more room than usual, and were neither empty, nor full, nor of another
+  // count since the last call, as present().
   std::uint64_t idle_classes();
 
   // Whether the pointer is in the magazine or the outgoing buffer.

@@ -9,9 +9,11 @@
 #include <sys/uio.h>
 #include <atomic>
 #include <cstdint>
+#include <string_view>
 
 #include "base/check.h"
 #include "base/units.h"
+#include "os/file.h"
 #include "os/sanitizer.h"
 #include "os/syscall.h"
 #include "os/thread.h"
@@ -233,6 +235,12 @@ void advise_huge_pages(void* address, std::size_t size, HugePages policy) {
     case HugePages::system_default:
       return;  // what every mapping starts with; the kernel has no way back to it
   }
+}
+
+bool huge_pages_unasked() {
+  char text[64];
+  const std::size_t size = read_start("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text);
+  return std::string_view(text, size).find("[always]") != std::string_view::npos;
 }
 
 Errno set_fork_inheritance(void* address, std::size_t size, ForkInheritance inheritance) {

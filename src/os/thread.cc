@@ -271,12 +271,20 @@ bool read_word_safely(const volatile void* address, std::uint32_t* value) {
   return true;
 }
 
-std::uint64_t monotonic_ns() {
+namespace {
+
+std::uint64_t nanoseconds_of(clockid_t clock) {
   const ErrnoGuard guard;
   timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);  // the vDSO: no system call
+  clock_gettime(clock, &now);
   return static_cast<std::uint64_t>(now.tv_sec) * 1000000000 + static_cast<std::uint64_t>(now.tv_nsec);
 }
+
+}  // namespace
+
+std::uint64_t monotonic_ns() { return nanoseconds_of(CLOCK_MONOTONIC); }  // the vDSO: no system call
+
+std::uint64_t thread_cpu_ns() { return nanoseconds_of(CLOCK_THREAD_CPUTIME_ID); }
 
 void sleep_ms(unsigned milliseconds) {
   timespec left{static_cast<time_t>(milliseconds / 1000), static_cast<long>(milliseconds % 1000) * 1000000};

@@ -78,6 +78,8 @@ const volatile std::uint32_t* current_cpu_word();
 bool read_word_safely(const volatile void* address, std::uint32_t* value);
 
 std::uint64_t monotonic_ns();
+// Processor time of the calling thread.
+std::uint64_t thread_cpu_ns();
 void sleep_ms(unsigned milliseconds);
 // Lets other runnable threads go first (sched_yield).
 void yield_cpu();

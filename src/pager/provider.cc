@@ -234,8 +234,10 @@ bool Provider::reads_as_zero(Run run) const {
   return true;
 }
 
+// Of free runs what is called dirty may never have been provided: it was part of a run whose other part was.
 void Provider::purge(Run run) {
   for_each_piece(run, [this](Run piece) {
+    if (!parts_.blocks.known(block_of(piece.first))) return;
     {
       const os::MutexLock lock(parts_.blocks.mutex());
       const BlockMode mode = parts_.blocks.mode(block_of(piece.first));

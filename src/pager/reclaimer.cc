@@ -16,6 +16,8 @@ constexpr unsigned kWritesInFlight = 3;
 constexpr std::uint64_t kHouseKeepingNs = 500'000'000;
 constexpr std::uint64_t kSpareSlots = 4096;  // 16 MiB
 
+Patience::Time time_now() { return {os::monotonic_ns(), os::thread_cpu_ns()}; }
+
 }  // namespace
 
 Errno Reclaimer::prepare(os::IoBackend backend) {
@@ -40,7 +42,7 @@ void Reclaimer::run() {
       if (progress) continue;
     } else {
       reclaiming_ = false;
-      patience_.renew(os::monotonic_ns());
+      patience_.renew(time_now());
       if (exhausted()) note_progress(true);
     }
     if (!worked) rest();
@@ -73,7 +75,7 @@ bool Reclaimer::pressed() const {
 }
 
 bool Reclaimer::reclaim_batch() {
-  if (!reclaiming_) patience_.renew(os::monotonic_ns());  // it begins with the pressure
+  if (!reclaiming_) patience_.renew(time_now());  // it begins with the pressure
   reclaiming_ = true;
   keep_off_fault_loop();
   if (purge_free_pages()) return true;
@@ -147,20 +149,20 @@ void Reclaimer::serve_fork() {
   const Store::ForkOutcome outcome = forks_.stand_still();
   if (inheritance.error.ok()) parts_.store.end_fork(outcome);
   if (outcome == Store::ForkOutcome::forked) evictor_.note_fork();
-  patience_.renew(os::monotonic_ns());
+  patience_.renew(time_now());
 }
 
 void Reclaimer::note_progress(bool progress) {
-  const std::uint64_t now = os::monotonic_ns();
+  const Patience::Time time = time_now();
   // One fruitless round means little: the lists may have held nothing but empty granules, and are shorter now.
   if (progress || evictor_.writes_outstanding()) {
-    patience_.renew(now);
+    patience_.renew(time);
   } else {
-    patience_.fruitless_round(now);
+    patience_.fruitless_round(time);
   }
   const bool exhausted = patience_.exhausted();
-  if (exhausted && now - last_retry_ns_ > kRetrySwapNs) {
-    last_retry_ns_ = now;
+  if (exhausted && time.now_ns - last_retry_ns_ > kRetrySwapNs) {
+    last_retry_ns_ = time.now_ns;
     const os::MutexLock lock(evictor_.mutex());
     parts_.store.retry_swap();
   }

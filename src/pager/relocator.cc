@@ -4,6 +4,7 @@
 #include <cerrno>
 
 #include "base/check.h"
+#include "os/mapping.h"
 #include "os/thread.h"
 #include "pager/block_words.h"
 
@@ -38,19 +39,29 @@ bool Relocator::open(os::Userfaultfd& mover) {
 }
 
 // The end when there is none. Of pages that are the caller's alone: what is read is true but in managed blocks, of which
-// nothing is moved anyway.
+// nothing is moved anyway. Of blocks that are not even described no page was ever provided.
 PageId Relocator::first_resident(Run run) const {
-  PageId page = run.first;
-  while (page < run.end() && parts_.blocks.words(block_of(page)) == BlockWords::own &&
-         parts_.table.load(page).state() != PageState::resident) {
-    ++page;
+  for (PageId page = run.first; page < run.end() && parts_.blocks.known(block_of(page)); ++page) {
+    if (parts_.blocks.words(block_of(page)) != BlockWords::own) return page;
+    if (parts_.table.load(page).state() == PageState::resident) return page;
   }
-  return page;
+  return run.end();
+}
+
+// To move parts of huge pages costs more than to touch new ones. Under a limit there are none.
+bool Relocator::may_be_huge() {
+  if (parts_.budget.limited()) return false;
+  HugePages known = huge_pages_.load(std::memory_order_relaxed);
+  if (known == HugePages::unknown) {
+    known = os::huge_pages_unasked() ? HugePages::unasked : HugePages::advised;
+    huge_pages_.store(known, std::memory_order_relaxed);
+  }
+  return known == HugePages::unasked;
 }
 
 PageCount Relocator::recycle(Run from, Run to) {
   os::Userfaultfd mover;
-  if (!open(mover)) return {0};
+  if (may_be_huge() || !open(mover)) return {0};
   PageCount done;
   while (done < to.pages) {
     const PageId source = first_resident(from);

@@ -25,11 +25,14 @@ class Relocator {
 
  private:
   bool open(os::Userfaultfd& mover);
+  bool may_be_huge();
   PageId first_resident(Run run) const;
   PageCount relocate_piece(os::Userfaultfd& mover, Run from, PageId to);
 
   PagerParts& parts_;
   std::atomic<bool> refused_{false};  // atomic: any thread; the kernel said no for good
+  enum class HugePages : std::uint8_t { unknown, unasked, advised };
+  std::atomic<HugePages> huge_pages_{HugePages::unknown};  // atomic: any thread; what the machine says
 };
 
 }  // namespace polder

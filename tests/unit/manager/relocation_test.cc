@@ -177,6 +177,25 @@ TEST_P(RelocationTest, FreePagesMoveToWhereTheyAreOfUse) {
   manager_->verify();
 }
 
+// What is taken for an aligned run, and not needed, goes back as dirty as the rest, although it lies where no page was
+// ever described.
+TEST_P(RelocationTest, WhatWasNeverProvidedIsNotLookedAt) {
+  for (std::size_t alignment = 4 * kMiB; alignment <= 64 * kMiB; alignment *= 2) {
+    unsigned char* const dirty = allocate(kMiB);
+    std::memset(dirty, 0xEE, kMiB);
+    heap().free(cache_, dirty);
+    auto* const run = static_cast<unsigned char*>(heap().allocate_aligned(cache_, kMiB, alignment));
+    ASSERT_NE(run, nullptr);
+    std::memset(run, 0x11, kMiB);
+    unsigned char* const more = allocate(5 * kMiB);
+    std::memset(more, 0x22, 5 * kMiB);
+    heap().free(cache_, run);
+    heap().free(cache_, more);
+    heap().verify();
+    manager_->verify();
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, RelocationTest, on_both_backends(), backend_name);
 
 }  // namespace
