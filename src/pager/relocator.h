@@ -24,6 +24,8 @@ class Relocator {
   PageCount recycle(Run from, Run to);
 
  private:
+  enum class HugePages : std::uint8_t { unknown, unasked, advised };
+
   bool open(os::Userfaultfd& mover);
   bool may_be_huge();
   PageId first_resident(Run run) const;
@@ -31,7 +33,6 @@ class Relocator {
 
   PagerParts& parts_;
   std::atomic<bool> refused_{false};  // atomic: any thread; the kernel said no for good
-  enum class HugePages : std::uint8_t { unknown, unasked, advised };
   std::atomic<HugePages> huge_pages_{HugePages::unknown};  // atomic: any thread; what the machine says
 };
 

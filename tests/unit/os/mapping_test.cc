@@ -14,7 +14,9 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <fstream>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "base/units.h"
@@ -294,6 +296,13 @@ TEST(Mapping, HugePageAdviceIsHarmless) {
   EXPECT_TRUE(witness.untouched());
   memory.value[0] = 1;
   release(memory.value, 2 * kBlockSize);
+}
+
+TEST(Mapping, HugePagesComeUnaskedWhereTheMachineSaysSo) {
+  std::ifstream file("/sys/kernel/mm/transparent_hugepage/enabled");
+  std::string policy;
+  std::getline(file, policy);
+  EXPECT_EQ(huge_pages_unasked(), policy.find("[always]") != std::string::npos) << policy;
 }
 
 TEST(Mapping, ReadableIsWhatCanBeRead) {
