@@ -120,22 +120,12 @@ void WorkerEngine::submit() {
 
 unsigned WorkerEngine::reap(IoCompletion* completions, unsigned capacity) {
   unsigned count = reap_receives(completions, capacity);
-  // The signal is taken back before the list is looked at: whoever finds it still set has appended before that look.
-  if (signalled_.load(std::memory_order_relaxed)) {
-    drain_event(event_);
-    signalled_.exchange(false, std::memory_order_acq_rel);
+  const MutexLock lock(mutex_);
+  while (count < capacity && !finished_.empty()) {
+    const std::uint32_t index = table_.remove_first(finished_);
+    completions[count++] = {table_[index].tag, table_[index].error};
+    table_.give_back(index);
   }
-  bool left_over;
-  {
-    const MutexLock lock(mutex_);
-    while (count < capacity && !finished_.empty()) {
-      const std::uint32_t index = table_.remove_first(finished_);
-      completions[count++] = {table_[index].tag, table_[index].error};
-      table_.give_back(index);
-    }
-    left_over = !finished_.empty();
-  }
-  if (left_over && !signalled_.exchange(true, std::memory_order_acq_rel)) signal_event(event_);
   return count;
 }
 
@@ -155,6 +145,10 @@ unsigned WorkerEngine::reap_receives(IoCompletion* completions, unsigned capacit
 
 void WorkerEngine::wait(int timeout_ms) {
   submit();
+  {
+    const MutexLock lock(mutex_);
+    if (!finished_.empty()) return;
+  }
   int fds[1 + kMaxReceives] = {event_};
   Receive* waiting[kMaxReceives];
   unsigned count = 0;
@@ -165,6 +159,12 @@ void WorkerEngine::wait(int timeout_ms) {
     waiting[count++] = &receive;
   }
   const unsigned readable = poll_readable(fds, 1 + count, timeout_ms);
+  // The signal is taken back only once it has been seen: one that was promised and is still to come would be left over,
+  // and every wait from then on would end at once. Whoever finds it promised has appended before it is taken back.
+  if ((readable & 1U) != 0) {
+    drain_event(event_);
+    signalled_.exchange(false, std::memory_order_acq_rel);
+  }
   for (unsigned i = 0; i < count; ++i) {
     if ((readable & (2U << i)) != 0) waiting[i]->state = Receive::State::readable;
   }

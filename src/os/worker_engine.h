@@ -61,7 +61,8 @@ class WorkerEngine final : public IoEngine {
   IoList finished_ POLDER_GUARDED_BY(mutex_);
   unsigned idle_ POLDER_GUARDED_BY(mutex_) = 0;
   bool stopping_ POLDER_GUARDED_BY(mutex_) = false;
-  // Atomic: set by who makes event_ readable, cleared by who drains it. Whoever finds it clear after an append signals.
+  // Atomic: set by the worker that is about to make event_ readable because it found it clear after an append; cleared by
+  // the owner once it has drained event_. In between, nobody else signals.
   std::atomic<bool> signalled_{false};
   // Atomic: the futexes that workers sleep on while they have nothing to do, and the destructor while they are alive.
   std::atomic<std::uint32_t> submissions_{0};

@@ -15,6 +15,7 @@
 
 #include "os/pagemap.h"
 #include "unit/manager/manager_fixture.h"
+#include "unit/os/child.h"
 
 namespace polder {
 namespace {
@@ -276,7 +277,7 @@ TEST_P(ManagerTest, AChildReadsWhatWasEvictedAndWritesItsOwn) {
   for (std::uint64_t i = 0; i < 40000; ++i) objects.push_back(make(1000, i));
   for (int round = 0; round < 3; ++round) {
     manager_->fork_prepare();
-    const pid_t child = fork();
+    const pid_t child = test::fork_while_others_sleep();
     if (child == 0) {
       manager_->fork_child();
       int wrong = 0;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "unit/manager/read_faults_fixture.h"
+#include "unit/os/child.h"
 
 namespace polder {
 namespace {
@@ -212,7 +213,7 @@ TEST_P(ReadFaultsTest, AForkedChildMeetsTheSameLossesAsItsParent) {
            victims_.count(Seen::right) == victims_.pages.value - 2 && others_.count(Seen::right) == others_.pages.value;
   };
   manager_->fork_prepare();
-  const pid_t child = fork();
+  const pid_t child = test::fork_while_others_sleep();
   if (child == 0) {
     alarm(kWatchdogSeconds);
     manager_->fork_child();

@@ -15,6 +15,10 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "os/thread.h"
 
 #if defined(__SANITIZE_THREAD__)
 // Children start threads although their parent had some.
@@ -27,11 +31,31 @@ namespace polder::test {
 inline constexpr int kNotPossibleHere = 77;
 inline constexpr int kSignalled = 1000;
 
+// Whether any other thread of this process runs, or would if it had a CPU.
+inline bool others_run() {
+  const std::uint32_t self = os::thread_id();
+  for (const auto& entry : std::filesystem::directory_iterator("/proc/self/task")) {
+    const auto thread = static_cast<std::uint32_t>(std::atoi(entry.path().filename().c_str()));
+    if (thread != self && os::thread_is_runnable(thread)) return true;
+  }
+  return false;
+}
+
+// fork(2), for a child that allocates or starts threads. The address sanitizer's allocator stays locked in the child for
+// ever if a thread was within it at that moment, as threads are that have just been started or are about to end: wait
+// until they all sleep.
+inline pid_t fork_while_others_sleep() {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  for (int tries = 0; tries < 5000 && others_run(); ++tries) os::sleep_ms(1);
+#endif
+  return fork();
+}
+
 // Runs `body` in a forked child: what it returned, or kSignalled plus the signal that ended it.
 template <typename Body>
 int in_child(Body body) {
   std::fflush(nullptr);
-  const pid_t child = fork();
+  const pid_t child = fork_while_others_sleep();
   if (child == 0) _exit(body());
   int status = 0;
   while (waitpid(child, &status, 0) < 0 && errno == EINTR) {

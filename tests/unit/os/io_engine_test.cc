@@ -280,6 +280,25 @@ TEST_P(IoEngineTest, WaitsUntilThereIsSomethingToReap) {
   EXPECT_EQ(engine_->reap(&completion, 1), 0u);
 }
 
+// A completion that is taken before its announcement came must not leave the announcement standing.
+TEST_P(IoEngineTest, WaitsWhenEverythingWasReapedWithoutWaiting) {
+  Buffer buffer(kPageSize);
+  ASSERT_EQ(ftruncate(file_.fd, kPageSize), 0);
+  iovec vector{buffer.data, kPageSize};
+  IoCompletion completion;
+  for (unsigned round = 0; round < 200; ++round) {
+    engine_->read(file_.fd, &vector, 1, 0, round);
+    engine_->submit();
+    while (engine_->outstanding() != 0) engine_->reap(&completion, 1);
+    for (unsigned more = round % 50; more != 0; --more) ASSERT_EQ(engine_->reap(&completion, 1), 0u);
+    engine_->wait(1);
+    ASSERT_EQ(engine_->reap(&completion, 1), 0u);
+    const std::uint64_t before = monotonic_ns();
+    engine_->wait(3);
+    ASSERT_GE(monotonic_ns() - before, 2500000u) << "round " << round;
+  }
+}
+
 TEST_P(IoEngineTest, SpinsOrGivesUp) {
   Buffer buffer(kPageSize);
   ASSERT_EQ(ftruncate(file_.fd, kPageSize), 0);

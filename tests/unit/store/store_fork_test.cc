@@ -38,7 +38,7 @@ pid_t fork_with(Store& store, Body body) {
   int copies[Store::kMaxInherited];
   for (unsigned i = 0; i < count; ++i) copies[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, 200);
   std::fflush(nullptr);
-  const pid_t child = fork();
+  const pid_t child = test::fork_while_others_sleep();
   if (child != 0) {
     for (unsigned i = 0; i < count; ++i) ::close(copies[i]);
     store.end_fork(child > 0 ? Store::ForkOutcome::forked : Store::ForkOutcome::failed);
