@@ -1,5 +1,5 @@
 """What the libraries export and what they need: exactly the symbols of their version scripts, and nothing but libc. The hot
-paths of malloc and free hold neither locked instructions nor calls."""
+paths of malloc and free hold neither locked instructions nor calls, and what every process runs lies together."""
 
 import os
 import re
@@ -84,4 +84,13 @@ if "push   %rbp" not in code["malloc"]:
         check("lock " not in body and "xchg" not in body.replace("xchg   %ax,%ax", ""), f"{name} is not atomic", body)
         check("call" not in body, f"{name} calls nothing", body)
         check(count < 60, f"{name} is short", f"{count} instructions")
+
+    # runtime/text_order.ld: code of the first kind is a segment of its own, that of the second fits a window of 64 KiB.
+    for library in (LIBRARY, BESIDE):
+        headers = output("readelf", "-SlW", library)
+        sizes = {name: int(size, 16) for name, size in
+                 re.findall(r"(\.text\S*)\s+PROGBITS\s+[0-9a-f]+ [0-9a-f]+ ([0-9a-f]+)", headers)}
+        check(sizes[".text.first"] < 48 << 10 and sizes[".text.second"] < 64 << 10, "sizes of code that is run", sizes)
+        segment = re.search(r"^\s+\d\d\s+(.*\.text\.first.*)$", headers, flags=re.MULTILINE).group(1).split()
+        check(".text" not in segment and ".text.second" not in segment, "what every process runs is a segment", segment)
 finish()
