@@ -6,6 +6,7 @@
 
 #include "base/check.h"
 #include "base/fatal.h"
+#include "os/mapping.h"
 
 namespace polder {
 
@@ -214,6 +215,22 @@ std::size_t Heap::usable_size(const void* pointer) const {
   return usable_size(kOperation, kind, pointer);
 }
 
+// A span that becomes a large run; null when it is to be copied. To copy into dirty pages is as fast as to move and leaves
+// nothing to fault in later, but it would fill what the program has left untouched.
+void* Heap::move_span(void* pointer, std::size_t usable, std::size_t size) {
+  if (size <= Spans::kLargest) return nullptr;
+  const Run span{map_.arena().page_of(pointer), pages_up(usable)};
+  if (runs_.dirty() >= span.pages && !os::mostly_untouched(pointer, usable)) return nullptr;
+  const LargeRuns::Moved moved = large_.move(span, size);
+  if (moved.memory == nullptr) return nullptr;
+  if (hardening_ == Hardening::on) {
+    put_into_quarantine(spans_.begin_quarantine(pointer));
+  } else {
+    spans_.free(pointer, moved.pages == span.pages ? Buddy::Contents::clean : Buddy::Contents::dirty);
+  }
+  return moved.memory;
+}
+
 void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   static constexpr const char* kOperation = "realloc";
   const GranuleKind kind = require_start(kOperation, pointer);
@@ -225,6 +242,7 @@ void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   if (!small && size > kLargestSmall) {
     if (kind == GranuleKind::span_block) {
       if (spans_.resize(pointer, size)) return pointer;
+      if (void* const moved = move_span(pointer, usable, size); moved != nullptr) return moved;
     } else {
       if (large_.resize(pointer, size)) return pointer;
       Quarantine::Entry left{};

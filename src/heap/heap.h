@@ -177,6 +177,7 @@ class Heap {
   void flush_all(ThreadCache& cache);
   void sweep(ThreadCache& cache);
   std::size_t usable_size(const char* operation, GranuleKind kind, const void* pointer) const;
+  void* move_span(void* pointer, std::size_t usable, std::size_t size);
   // Ends the program unless the pointer is the start of an object or a large run, or in a block of spans.
   GranuleKind require_start(const char* operation, const void* pointer) const;
   unsigned largest_magazine(SizeClass size_class) const;

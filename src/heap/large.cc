@@ -154,36 +154,45 @@ void LargeRuns::purge_rest(const Extent& extent) {
   if (run.end() < end) backing_.purge({run.end(), end - run.end()});
 }
 
-void* LargeRuns::move(void* pointer, std::size_t size, Quarantine::Entry* left) {
-  const Extent old = extent_of(pointer);
+LargeRuns::Moved LargeRuns::move(Run from, std::size_t size) {
   const PageCount pages = pages_up(size);
-  if (size > map_.arena().size() || old.pages < kMoveFrom || pages <= old.pages) return nullptr;
+  if (size > map_.arena().size() || from.pages < kMoveFrom || pages <= from.pages) return {};
   Placed placed;
-  if (!place(pages, kGranuleSize, Buddy::Fit::clean, &placed)) return nullptr;
+  if (!place(pages, kGranuleSize, Buddy::Fit::clean, &placed)) return {};
   const Extent& extent = placed.extent;
   if (!backing_.provide(extent.run())) {
     runs_.return_space({extent.first, placed.dirty}, extent.space());
-    return nullptr;
+    return {};
   }
   guard_end(extent);
-  const PageCount relocated = backing_.relocate(old.run(), extent.run().first);
-  char* const moved = map_.arena().address(extent.head);
-  const std::size_t done = bytes(relocated);
-  std::memcpy(moved + done, static_cast<const char*>(pointer) + done, bytes(old.pages) - done);
-  if (relocated < old.pages) runs_.note_tides({0});  // moved pages are not there twice
+  const PageCount moved = backing_.relocate(from, extent.run().first);
+  char* const memory = map_.arena().address(extent.head);
+  const std::size_t done = bytes(moved);
+  std::memcpy(memory + done, map_.arena().address(from.first) + done, bytes(from.pages) - done);
+  if (moved < from.pages) runs_.note_tides({0});  // moved pages are not there twice
   {
     const os::MutexLock lock(mutex_);
     enter_locked(extent);
+  }
+  return {memory, moved};
+}
+
+void* LargeRuns::move(void* pointer, std::size_t size, Quarantine::Entry* left) {
+  const Extent old = extent_of(pointer);
+  const Moved moved = move(old.run(), size);
+  if (moved.memory == nullptr) return nullptr;
+  {
+    const os::MutexLock lock(mutex_);
     retire_locked(pointer);
   }
   if (guards_.value != 0) {
     *left = seal_extent(old);
   } else {
-    const bool clean = relocated == old.pages;
+    const bool clean = moved.pages == old.pages;
     if (clean) purge_rest(old);
     runs_.release(old.run(), old.first, old.space(), clean ? Buddy::Contents::clean : Buddy::Contents::dirty);
   }
-  return moved;
+  return moved.memory;
 }
 
 bool LargeRuns::resize(void* pointer, std::size_t size) {

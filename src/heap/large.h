@@ -36,9 +36,15 @@ class LargeRuns {
   void end_quarantine(const Quarantine::Entry& entry) POLDER_EXCLUDES(mutex_);
   // Makes the run `size` bytes long where it is; false when it has to move (nothing changed then).
   bool resize(void* pointer, std::size_t size) POLDER_EXCLUDES(mutex_);
-  // Makes the run larger at another address, by moving its pages as far as that works and pays; the old pointer is free
-  // then, in a hardened heap to be put into quarantine as `left` says. Null when it does not pay or there is no memory:
-  // nothing changed.
+  // What became of pages that grow at another address, by moving as far as that works.
+  struct Moved {
+    void* memory = nullptr;  // null when it does not pay or there is no memory: nothing changed
+    PageCount pages;         // that moved: where they were, nothing is left. The others were copied
+  };
+  // A run of `size` bytes that begins with the pages of `from`, which are the caller's.
+  Moved move(Run from, std::size_t size) POLDER_EXCLUDES(mutex_);
+  // The same for a run from here. The old pointer is free then, in a hardened heap to be put into quarantine as `left`
+  // says. Null when nothing changed.
   void* move(void* pointer, std::size_t size, Quarantine::Entry* left) POLDER_EXCLUDES(mutex_);
   // Precondition: the start of a large run in use.
   std::size_t usable_size(const void* pointer) const;

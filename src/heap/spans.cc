@@ -259,13 +259,13 @@ void Spans::end_quarantine(const Quarantine::Entry& entry) {
   release_block(empty);
 }
 
-void Spans::free(void* pointer) {
+void Spans::free(void* pointer, Buddy::Contents contents) {
   const Place place = take_from_program(pointer);
   backing_.discard(run_of(place));
   SpanBlock* empty;
   {
     const os::MutexLock lock(mutex_);
-    empty = make_unused_locked(place, Buddy::Contents::dirty);
+    empty = make_unused_locked(place, contents);
   }
   release_block(empty);
   runs_.settle();

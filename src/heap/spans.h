@@ -47,7 +47,7 @@ class Spans final : public FreePages {
 
   // For pointers into granules of the kind span_block. The first two end the program with a report, as `operation`,
   // unless the pointer is the start of a span in use.
-  void free(void* pointer) POLDER_EXCLUDES(mutex_);
+  void free(void* pointer, Buddy::Contents contents = Buddy::Contents::dirty) POLDER_EXCLUDES(mutex_);
   std::size_t usable_size(const char* operation, const void* pointer) const POLDER_EXCLUDES(mutex_);
   // In place of free() in a hardened heap, and what comes after it; between the two the span is nobody's.
   Quarantine::Entry begin_quarantine(void* pointer) POLDER_EXCLUDES(mutex_);

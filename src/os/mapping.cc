@@ -7,6 +7,7 @@
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <string_view>
@@ -256,6 +257,20 @@ bool is_readable(const void* address) {
   // The kernel reads the set before it looks at what to do with it (kernel/signal.c).
   constexpr int kNothingToDo = -1;
   return system_call(SYS_rt_sigprocmask, kNothingToDo, address, nullptr, std::size_t{8}) == -EINVAL;
+}
+
+bool mostly_untouched(const void* address, std::size_t size) {
+  constexpr std::size_t kPages = 128;
+  unsigned char present[kPages];
+  std::size_t touched = 0;
+  for (std::size_t done = 0; done < size; done += kPages * kPageSize) {
+    const std::size_t length = std::min(size - done, kPages * kPageSize);
+    if (system_call(SYS_mincore, static_cast<const char*>(address) + done, length, present) != 0) return false;
+    const std::size_t pages = (length + kPageSize - 1) / kPageSize;
+    touched +=
+        static_cast<std::size_t>(std::count_if(present, present + pages, [](int page) { return (page & 1) != 0; }));
+  }
+  return touched < size / kPageSize / 2;
 }
 
 std::uintptr_t program_break() {

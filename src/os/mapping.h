@@ -63,6 +63,9 @@ Errno populate_writable(void* address, std::size_t size);
 // Whether the eight bytes at the address, a multiple of 8, can be read without a fault that ends the program.
 bool is_readable(const void* address);
 
+// Whether less than half of the pages of private memory are there (mincore(2)). False when the kernel does not say.
+bool mostly_untouched(const void* address, std::size_t size);
+
 // Where the data segment ends that brk(2) moves; 0 when the kernel does not say.
 std::uintptr_t program_break();
 

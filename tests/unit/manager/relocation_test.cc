@@ -1,5 +1,5 @@
-// Large runs that grow at another address: by moving their pages where that works, else by copying, and never otherwise
-// than with every byte.
+// Large runs, and spans that become such, growing at another address: by moving their pages where that works, else by
+// copying, and never otherwise than with every byte.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -194,6 +194,38 @@ TEST_P(RelocationTest, WhatWasNeverProvidedIsNotLookedAt) {
     heap().verify();
     manager_->verify();
   }
+}
+
+// A span that becomes a large run moves where copying would fill what is untouched, or would touch new pages anyhow.
+TEST_P(RelocationTest, SpansMoveUnlessTheirPagesAreThereAndDirtyOnesWait) {
+  constexpr std::size_t kSpan = 512 * 1024;
+  enum class Expected : unsigned char { moved, copied };
+  const auto grow_span = [&](std::size_t step, bool dirty, Expected expected) {
+    SCOPED_TRACE(testing::Message() << "a word each " << step << " bytes, dirty pages: " << dirty);
+    heap().trim(cache_);
+    unsigned char* span = allocate(kSpan);
+    if (dirty) {
+      unsigned char* const freed = allocate(kMiB);
+      std::memset(freed, 0xEE, kMiB);
+      heap().free(cache_, freed);
+    }
+    for (std::size_t at = 0; at < kSpan; at += step) span[at] = byte_at(at);
+    const std::uint64_t before = moved();
+    auto* const grown = static_cast<unsigned char*>(heap().reallocate(cache_, span, kMiB));
+    ASSERT_NE(grown, nullptr);
+    EXPECT_NE(grown, span);
+    // Where it is copied to, the dirty pages may move.
+    EXPECT_EQ(moved() - before == kSpan / kPageSize, expected == Expected::moved) << moved() - before;
+    for (std::size_t at = 0; at < kSpan; at += step) ASSERT_EQ(grown[at], byte_at(at));
+    std::memset(grown + kSpan, 1, kSpan);
+    heap().verify();
+    manager_->verify();
+    heap().free(cache_, grown);
+  };
+  grow_span(1, false, Expected::moved);
+  grow_span(1, true, Expected::copied);
+  grow_span(8 * kPageSize, false, Expected::moved);
+  grow_span(8 * kPageSize, true, Expected::moved);
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, RelocationTest, on_both_backends(), backend_name);

@@ -305,6 +305,20 @@ TEST(Mapping, HugePagesComeUnaskedWhereTheMachineSaysSo) {
   EXPECT_EQ(huge_pages_unasked(), policy.find("[always]") != std::string::npos) << policy;
 }
 
+TEST(Mapping, MostlyUntouchedIsLessThanHalf) {
+  constexpr std::size_t kPages = 300;  // more than are asked for at once
+  const Result<char*> memory = map_private(kPages * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  advise_huge_pages(memory.value, kPages * kPageSize, HugePages::never);
+  for (std::size_t page = 0; page < kPages; ++page) {
+    EXPECT_EQ(mostly_untouched(memory.value, kPages * kPageSize), page < kPages / 2) << page;
+    memory.value[page * kPageSize] = 1;
+  }
+  EXPECT_FALSE(mostly_untouched(memory.value + kPageSize, kPageSize));
+  release(memory.value, kPages * kPageSize);
+  EXPECT_FALSE(mostly_untouched(memory.value, kPages * kPageSize)) << "nothing is mapped there";
+}
+
 TEST(Mapping, ReadableIsWhatCanBeRead) {
   const Result<char*> memory = reserve(2 * kPageSize, kPageSize);
   ASSERT_TRUE(memory.ok());
