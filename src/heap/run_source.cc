@@ -129,23 +129,40 @@ void RunSource::fill_from_dirty(Run run) {
   }
 }
 
+// The buddy's, from the highest address downwards.
+class RunSource::DirtyFree final : public DirtySource {
+ public:
+  explicit DirtyFree(RunSource& runs) : runs_(runs) {}
+
+  std::optional<Run> take(PageCount most) override {
+    if (most < kFillFrom) return std::nullopt;
+    const std::optional<Buddy::DirtyRun> dirty = runs_.buddy_.isolate_dirty({most.value / kPagesPerGranule});
+    exhausted_ = !dirty;
+    if (!dirty) return std::nullopt;
+    return Run{first_page(dirty->first), pages(dirty->granules)};
+  }
+  void give_back(Run run, PageCount gone) override {
+    refused_ = gone.value == 0;
+    if (!refused_) runs_.backing_.purge(run);
+    runs_.buddy_.free(granule_of(run.first), granules_up(run.pages), contents_of(refused_));
+  }
+
+  bool exhausted() const { return exhausted_; }
+  bool refused() const { return refused_; }
+
+ private:
+  RunSource& runs_;
+  bool exhausted_ = false;
+  bool refused_ = true;  // until something has gone
+};
+
 // False when nothing is dirty any more, or nothing can be moved.
 bool RunSource::fill_untouched(Run run) {
-  while (run.pages >= kFillFrom) {
-    const std::optional<Buddy::DirtyRun> dirty = buddy_.isolate_dirty({run.pages.value / kPagesPerGranule});
-    if (!dirty) return false;
-    const Run from{first_page(dirty->first), pages(dirty->granules)};
-    const PageCount filled = backing_.recycle(from, run);
-    if (filled.value == 0) {
-      buddy_.free(dirty->first, dirty->granules, Buddy::Contents::dirty);
-      fill_pause_.store(kFillPause, std::memory_order_relaxed);
-      return false;
-    }
-    backing_.purge(from);
-    buddy_.free(dirty->first, dirty->granules, Buddy::Contents::clean);
-    run = {run.first + filled, run.pages - filled};
-  }
-  return true;
+  DirtyFree source(*this);
+  static_cast<void>(backing_.recycle(source, run));
+  if (source.exhausted()) return false;
+  if (source.refused()) fill_pause_.store(kFillPause, std::memory_order_relaxed);
+  return !source.refused();
 }
 
 PageCount RunSource::purge_dirty(PageCount most) {

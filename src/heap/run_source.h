@@ -73,6 +73,8 @@ class RunSource final : public FreePages {
   bool keep_bound(GranuleCount used, GranuleCount dirty);
   bool fill_untouched(Run run);
 
+  class DirtyFree;
+
   Buddy& buddy_;
   Backing& backing_;
   GranuleMap& map_;

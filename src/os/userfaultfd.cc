@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
+#include <atomic>
 
 #include "base/check.h"
 #include "base/units.h"
@@ -48,13 +49,18 @@ int next_number(const char*& cursor) {
 }
 
 bool running_kernel_moves_safely() {
+  enum Answer : std::uint8_t { kUnknown, kNo, kYes };
+  static constinit std::atomic<Answer> known{kUnknown};  // atomic: any thread; all come to the same answer
+  if (const Answer answer = known.load(std::memory_order_relaxed); answer != kUnknown) return answer == kYes;
   utsname name{};
   if (system_call(SYS_uname, &name) < 0) return false;
   const char* cursor = name.release;
   const int major = next_number(cursor);
   const int minor = next_number(cursor);
   const int patch = next_number(cursor);
-  return kernel_move_is_known_good(major, minor, patch);
+  const bool safe = kernel_move_is_known_good(major, minor, patch);
+  known.store(safe ? kYes : kNo, std::memory_order_relaxed);
+  return safe;
 }
 
 std::uint64_t wanted_features(std::uint64_t offered) {

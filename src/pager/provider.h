@@ -53,7 +53,7 @@ class Provider final : public Backing {
   bool reads_as_zero(Run run) const override;
   void purge(Run run) override;
   PageCount relocate(Run from, PageId to) override { return relocator_.relocate(from, to); }
-  PageCount recycle(Run from, Run to) override { return relocator_.recycle(from, to); }
+  PageCount recycle(DirtySource& source, Run to) override { return relocator_.recycle(source, to); }
   void zero(Run run) override;
   bool guard(Run run) override;
   bool unguard(Run run) override;

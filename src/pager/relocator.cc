@@ -59,9 +59,22 @@ bool Relocator::may_be_huge() {
   return known == HugePages::unasked;
 }
 
-PageCount Relocator::recycle(Run from, Run to) {
+PageCount Relocator::recycle(DirtySource& source, Run to) {
   os::Userfaultfd mover;
   if (may_be_huge() || !open(mover)) return {0};
+  PageCount done;
+  while (done < to.pages) {
+    const std::optional<Run> from = source.take(to.pages - done);
+    if (!from) break;
+    const PageCount gone = recycle_run(mover, *from, {to.first + done, to.pages - done});
+    source.give_back(*from, gone);
+    if (gone.value == 0) break;
+    done += gone;
+  }
+  return done;
+}
+
+PageCount Relocator::recycle_run(os::Userfaultfd& mover, Run from, Run to) {
   PageCount done;
   while (done < to.pages) {
     const PageId source = first_resident(from);

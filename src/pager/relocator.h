@@ -9,6 +9,7 @@
 
 #include "os/userfaultfd.h"
 #include "pager/parts.h"
+#include "vm/backing.h"
 #include "vm/run.h"
 
 namespace polder {
@@ -21,7 +22,7 @@ class Relocator {
   // shared with a forked child; moves nothing where the process may not use userfaultfd.
   PageCount relocate(Run from, PageId to);
   // Backing::recycle, with the same exceptions.
-  PageCount recycle(Run from, Run to);
+  PageCount recycle(DirtySource& source, Run to);
 
  private:
   enum class HugePages : std::uint8_t { unknown, unasked, advised };
@@ -29,10 +30,11 @@ class Relocator {
   bool open(os::Userfaultfd& mover);
   bool may_be_huge();
   PageId first_resident(Run run) const;
+  PageCount recycle_run(os::Userfaultfd& mover, Run from, Run to);
   PageCount relocate_piece(os::Userfaultfd& mover, Run from, PageId to);
 
   PagerParts& parts_;
-  std::atomic<bool> refused_{false};  // atomic: any thread; the kernel said no for good
+  std::atomic<bool> refused_{false};                       // atomic: any thread; the kernel said no for good
   std::atomic<HugePages> huge_pages_{HugePages::unknown};  // atomic: any thread; what the machine says
 };
 

@@ -88,8 +88,21 @@ class FakeBacking final : public Backing {
     return moved;
   }
 
-  PageCount recycle(Run from, Run to) override {
+  PageCount recycle(DirtySource& source, Run to) override {
     require_no_lock();
+    PageCount done;
+    while (done < to.pages) {
+      const std::optional<Run> from = source.take(to.pages - done);
+      if (!from) break;
+      const PageCount gone = recycle_run(*from, {to.first + done, to.pages - done});
+      source.give_back(*from, gone);
+      if (gone.value == 0) break;
+      done += gone;
+    }
+    return done;
+  }
+
+  PageCount recycle_run(Run from, Run to) {
     const std::lock_guard<std::mutex> lock(mutex_);
     PageCount moved;
     for (PageId page = from.first; page < from.end() && moved < to.pages; ++page) {
