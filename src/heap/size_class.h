@@ -10,8 +10,9 @@
 //               above each power of two from 1 KiB on: sqlite 0.96, calloc 1.02, sh6 1.01
 //   alignment   every size is a multiple of 16; objects start at multiples of their size from a slab that is aligned to
 //               its own length, so an object is aligned to every power of two that divides its size
-//   slabs       one granule (64 KiB), or two where one would waste more than an eighth of itself. With slabs of 16 KiB for
-//               up to 2 KiB: xmalloc, sh6 and stl 0.95, sqlite and calloc 0.98, but mstress 1.06, replace_threads 1.03
+//   slabs       one granule (64 KiB), or two where one would waste more than an eighth of itself. With granules of
+//               16 KiB (one run): xmalloc 0.94, sh6 0.95, stl and calloc 0.97, sqlite 0.98, but mstress 1.06,
+//               replace_threads 1.03, very_large 1.73
 #pragma once
 
 #include <array>

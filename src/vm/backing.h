@@ -46,7 +46,7 @@ class Backing {
 
   // The same for pages that nobody owns any more: what is resident of the source's runs becomes the first pages of `to`,
   // which were provided and never touched since they were last purged. The number of pages of `to` that have come so;
-  // less than all when the source has no more, or where pages cannot move. To begin costs 15 µs, each run 5.
+  // less than all when the source has no more, or where pages cannot move.
   virtual PageCount recycle(DirtySource& source, Run to) = 0;
 
   // Fills pages that were provided with zeros; what was evicted is dropped, not read.

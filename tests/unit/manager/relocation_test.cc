@@ -228,7 +228,34 @@ TEST_P(RelocationTest, SpansMoveUnlessTheirPagesAreThereAndDirtyOnesWait) {
   grow_span(8 * kPageSize, true, Expected::moved);
 }
 
+// What a span left behind when it moved waits in quarantine like everything that was freed.
+using HardenedRelocationTest = ManagerFixture;
+TEST_P(HardenedRelocationTest, SpansMoveOutOfTheirGuards) {
+  constexpr std::size_t kSpan = 512 * 1024;
+  start(256 * kMiB, 512 * kMiB, 512 * kMiB, Hardening::on);
+  Heap& heap = manager_->heap();
+  for (unsigned round = 0; round < 20; ++round) {
+    auto* const span = static_cast<unsigned char*>(heap.allocate(cache_, kSpan));
+    ASSERT_NE(span, nullptr);
+    for (std::size_t at = 0; at < kSpan; at += round + 1) span[at] = static_cast<unsigned char>(at * 31 + round);
+    auto* const grown = static_cast<unsigned char*>(heap.reallocate(cache_, span, kMiB));
+    ASSERT_NE(grown, nullptr);
+    for (std::size_t at = 0; at < kSpan; at += round + 1) {
+      ASSERT_EQ(grown[at], static_cast<unsigned char>(at * 31 + round)) << at;
+    }
+    std::memset(grown + kSpan, 1, kSpan);
+    heap.free(cache_, grown);
+    heap.verify();
+    manager_->verify();
+  }
+  EXPECT_GT(manager_->statistics().allocation.moved_pages.load(), 0U);
+  heap.trim(cache_);
+  heap.verify();
+  manager_->verify();
+}
+
 INSTANTIATE_TEST_SUITE_P(Backends, RelocationTest, on_both_backends(), backend_name);
+INSTANTIATE_TEST_SUITE_P(Backends, HardenedRelocationTest, on_both_backends(), backend_name);
 
 }  // namespace
 }  // namespace polder
