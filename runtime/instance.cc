@@ -31,19 +31,12 @@ constinit std::atomic<std::uint32_t> phase{kUnborn};
 // The thread that starts the manager: an allocation of its own meanwhile would wait for itself.
 constinit std::atomic<std::uint32_t> starter{0};
 
-constinit Options options{};
-
-void read_options() {
-  const char* const text = find_configuration();
-  OptionProblem problem;
-  if (text != nullptr && parse_options(text, options, problem) == OptionsOutcome::invalid) {
-    report_bad_option(problem.option, problem.problem);
-  }
-}
+// Made where options are given; the paths in them stay.
+[[gnu::section(".bss.seldom")]] alignas(Options) constinit unsigned char options_storage[sizeof(Options)] = {};
 
 // The supervisor's segment where it was made for this very process; null where there is none. It is for the heap that
 // malloc takes from.
-StatisticsSegment* map_statistics() {
+StatisticsSegment* map_statistics(const Options& options) {
   if (!kReplacesMalloc) return nullptr;
   if (options.stats_segment.empty() || options.stats_owner != os::process_id()) return nullptr;
   const Result<int> file = os::open_existing(options.stats_segment.text);
@@ -71,20 +64,28 @@ StatisticsSegment* map_statistics() {
   return nullptr;
 }
 
+void take_options(const char* text, ManagerOptions& chosen) {
+  Options& options = *new (options_storage) Options;
+  OptionProblem problem;
+  if (parse_options(text, options, problem) == OptionsOutcome::invalid) {
+    report_bad_option(problem.option, problem.problem);
+  }
+  chosen.memory_limit_bytes = options.memory;
+  chosen.swap_directory = options.swap_dir.text;
+  chosen.swap_bytes = options.swap_size;
+  chosen.io = options.io;
+  chosen.statistics = map_statistics(options);
+  chosen.hardening = options.hardened ? Hardening::on : Hardening::off;
+}
+
 void build() {
   os::install_message_sink();
   note_program_break();
-  read_options();
-  const ManagerOptions manager_options{
-      .memory_limit_bytes = options.memory,
-      .swap_directory = options.swap_dir.text,
-      .swap_bytes = options.swap_size,
-      .io = options.io,
-      .statistics = map_statistics(),
+  ManagerOptions manager_options{
       .enter_unevictable = UnevictableScope::enter,
       .leave_unevictable = UnevictableScope::leave,
-      .hardening = options.hardened ? Hardening::on : Hardening::off,
   };
+  if (const char* const text = find_configuration(); text != nullptr) take_options(text, manager_options);
   Manager& manager = *new (internal::manager_storage.bytes) Manager(manager_options);
   arena_pointers = manager.heap().pointers();
   install_fork_handlers();

@@ -6,9 +6,10 @@
 namespace polder {
 namespace {
 
+// Without pointers: the dynamic linker would have to write to them, in every process.
 struct ErrorText {
   int code;
-  const char* text;
+  char text[36];
 };
 
 // The errors that the library's own system calls can meet.

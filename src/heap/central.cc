@@ -50,42 +50,41 @@ void Central::relist_locked(Slab* slab) {
   link_locked(slab, list);
 }
 
-unsigned Central::take_locked(void** objects, unsigned wanted) {
+unsigned Central::take_locked(void** objects, unsigned wanted, Random* random) {
   unsigned taken = 0;
   unsigned list = kFullnessCount;  // the lists in order: fullest first, the empty slabs last
   while (taken < wanted) {
     while (list > 0 && lists_[list - 1] == nullptr) --list;
     Slab* const slab = list > 0 ? lists_[list - 1] : lists_[kEmptyList];
     if (slab == nullptr) break;
-    taken += hardening_ == Hardening::off
-                 ? slab->take(map_->arena(), objects + taken, wanted - taken)
-                 : slab->take_at_random(map_->arena(), objects + taken, wanted - taken, random_);
+    taken += random == nullptr ? slab->take(map_->arena(), objects + taken, wanted - taken)
+                               : slab->take_at_random(map_->arena(), objects + taken, wanted - taken, *random);
     relist_locked(slab);
   }
-  counts_.free_objects -= taken;
-  if (taken > 0) ++counts_.refills;
+  free_objects_ -= taken;
+  if (taken > 0) ++refills_;
   return taken;
 }
 
-unsigned Central::take(void** objects, unsigned wanted) {
+unsigned Central::take(void** objects, unsigned wanted, Random* random) {
   const os::MutexLock lock(mutex_);
-  return take_locked(objects, wanted);
+  return take_locked(objects, wanted, random);
 }
 
-unsigned Central::adopt(Slab* slab, void** objects, unsigned wanted) {
+unsigned Central::adopt(Slab* slab, void** objects, unsigned wanted, Random* random) {
   const os::MutexLock lock(mutex_);
   map_->set_header(slab->first, {info_of(size_class_).granules}, kind_of(size_class_), slab);
-  slabs_.store(static_cast<std::uint32_t>(++counts_.slabs), std::memory_order_relaxed);
-  counts_.free_objects += slab->free;
+  slabs_.store(slabs() + 1, std::memory_order_relaxed);
+  free_objects_ += slab->free;
   link_locked(slab, kEmptyList);
-  return take_locked(objects, wanted);
+  return take_locked(objects, wanted, random);
 }
 
 void Central::retire_locked(Slab* slab, Slab** released) {
   unlink_locked(slab);
   map_->set_kinds(slab->first, {info_of(size_class_).granules}, GranuleKind::retired);
-  slabs_.store(static_cast<std::uint32_t>(--counts_.slabs), std::memory_order_relaxed);
-  counts_.free_objects -= slab->capacity;
+  slabs_.store(slabs() - 1, std::memory_order_relaxed);
+  free_objects_ -= slab->capacity;
   slab->next = *released;
   *released = slab;
 }
@@ -96,8 +95,8 @@ Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
   Slab* released = nullptr;
 
   const os::MutexLock lock(mutex_);
-  counts_.free_objects += count;
-  ++counts_.flushes;
+  free_objects_ += count;
+  ++flushes_;
   unsigned next = 0;
   while (next < count) {
     // One slab after the other, neighbours in the bitmap together.
@@ -142,7 +141,7 @@ Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
 
 bool Central::keeps_locked(const Slab& empty, Spare spare) const {
   if (spare == Spare::none) return false;
-  return counts_.slabs >= kSlabsPerSpare || std::size_t{empty.taken_end} * info_of(size_class_).size <= kPageSize;
+  return slabs() >= kSlabsPerSpare || std::size_t{empty.taken_end} * info_of(size_class_).size <= kPageSize;
 }
 
 // Null, and the index undefined, where the object is not in use. Ends the program with a report where there is none.
@@ -179,7 +178,7 @@ Slab* Central::give_up_empty() {
 
 Central::Statistics Central::statistics() const {
   const os::MutexLock lock(mutex_);
-  return counts_;
+  return statistics_locked();
 }
 
 void Central::verify_locked() const {
@@ -196,8 +195,7 @@ void Central::verify_locked() const {
       if (list == kEmptyList) ++empty;
     }
   }
-  POLDER_CHECK(free_objects == counts_.free_objects, "central's count of free objects is wrong", free_objects,
-               counts_.free_objects);
+  POLDER_CHECK(free_objects == free_objects_, "central's count of free objects is wrong", free_objects, free_objects_);
   POLDER_CHECK(empty == empty_count_, "central's count of empty slabs is wrong", empty, empty_count_);
 }
 

@@ -21,20 +21,17 @@ namespace polder {
 
 class alignas(64) Central {
  public:
-  Central() = default;
   void initialise(GranuleMap& map, SizeClass size_class, Hardening hardening) {
     map_ = &map;
     size_class_ = size_class;
     hardening_ = hardening;
   }
-  // Of a hardened heap, before anything is taken, and again in a forked child: nobody else uses it.
-  void seed(const Random::Seed& seed) POLDER_NO_THREAD_SAFETY_ANALYSIS { random_.seed(seed); }
-
   // Up to `wanted` free objects, ascending within a slab, or in a hardened heap at random; fewer when there are no more.
-  unsigned take(void** objects, unsigned wanted) POLDER_EXCLUDES(mutex_);
+  // `random`: of a hardened heap, this list's alone; null otherwise.
+  unsigned take(void** objects, unsigned wanted, Random* random) POLDER_EXCLUDES(mutex_);
 
   // Adds a new slab whose memory is ready, enters it into the granule map, and takes from it.
-  unsigned adopt(Slab* slab, void** objects, unsigned wanted) POLDER_EXCLUDES(mutex_);
+  unsigned adopt(Slab* slab, void** objects, unsigned wanted, Random* random) POLDER_EXCLUDES(mutex_);
 
   // Whether to keep an empty slab for the next refill: where there are eight or more, or one that never had more than a page
   // in use; or not at all.
@@ -65,7 +62,7 @@ class alignas(64) Central {
 
   // Checks the lists; the caller holds the mutex.
   void verify_locked() const POLDER_REQUIRES(mutex_);
-  const Statistics& statistics_locked() const POLDER_REQUIRES(mutex_) { return counts_; }
+  Statistics statistics_locked() const POLDER_REQUIRES(mutex_) { return {slabs(), free_objects_, refills_, flushes_}; }
 
   os::Mutex& fork_mutex() const POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
 
@@ -78,20 +75,24 @@ class alignas(64) Central {
   void link_locked(Slab* slab, unsigned list) POLDER_REQUIRES(mutex_);
   void unlink_locked(Slab* slab) POLDER_REQUIRES(mutex_);
   void relist_locked(Slab* slab) POLDER_REQUIRES(mutex_);
-  unsigned take_locked(void** objects, unsigned wanted) POLDER_REQUIRES(mutex_);
+  unsigned take_locked(void** objects, unsigned wanted, Random* random) POLDER_REQUIRES(mutex_);
   bool keeps_locked(const Slab& empty, Spare spare) const POLDER_REQUIRES(mutex_);
   Slab* slab_in_use_locked(const char* operation, const void* object, unsigned* index) const POLDER_REQUIRES(mutex_);
   void retire_locked(Slab* slab, Slab** released) POLDER_REQUIRES(mutex_);
 
-  mutable os::Mutex mutex_{LockRank::central};
   GranuleMap* map_ = nullptr;  // immutable after initialise
-  SizeClass size_class_;       // immutable after initialise
-  Hardening hardening_{};      // immutable after initialise
   Slab* lists_[kListCount] POLDER_GUARDED_BY(mutex_) = {};
+  std::uint64_t free_objects_ POLDER_GUARDED_BY(mutex_) = 0;
+  std::uint64_t refills_ POLDER_GUARDED_BY(mutex_) = 0;
+  std::uint64_t flushes_ POLDER_GUARDED_BY(mutex_) = 0;
+  std::atomic<std::uint32_t> slabs_{0};  // atomic: written under the mutex, read without
   std::uint32_t empty_count_ POLDER_GUARDED_BY(mutex_) = 0;
-  Statistics counts_ POLDER_GUARDED_BY(mutex_);
-  Random random_ POLDER_GUARDED_BY(mutex_);
-  std::atomic<std::uint32_t> slabs_{0};  // counts_.slabs; atomic: written under the mutex, read without
+  mutable os::Mutex mutex_{LockRank::central};
+  SizeClass size_class_;   // immutable after initialise
+  Hardening hardening_{};  // immutable after initialise
 };
+#if !defined(POLDER_VERIFY_BUILD)
+static_assert(sizeof(Central) == 128, "two cache lines");
+#endif
 
 }  // namespace polder

@@ -92,11 +92,12 @@ void* Heap::allocate_zeroed(ThreadCache* cache, std::size_t size) {
 
 unsigned Heap::take(SizeClass size_class, void** objects, unsigned wanted) {
   Central& central = central_of(size_class);
-  if (const unsigned taken = central.take(objects, wanted); taken != 0) return taken;
+  Random* const random = random_of(size_class);
+  if (const unsigned taken = central.take(objects, wanted, random); taken != 0) return taken;
   Slab* slab = create_slab(size_class);
   if (slab == nullptr && give_up_idle()) slab = create_slab(size_class);
-  if (slab == nullptr) return central.take(objects, wanted);  // another thread may have freed some meanwhile
-  return central.adopt(slab, objects, wanted);
+  if (slab == nullptr) return central.take(objects, wanted, random);  // another thread may have freed some meanwhile
+  return central.adopt(slab, objects, wanted, random);
 }
 
 Slab* Heap::create_slab(SizeClass size_class) {

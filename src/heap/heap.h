@@ -172,6 +172,9 @@ class Heap {
   // Whether anything was in quarantine.
   bool empty_quarantine();
   void seed();
+  Random* random_of(SizeClass size_class) {
+    return randoms_ == nullptr ? nullptr : &(*randoms_)[size_class.index - 1U];
+  }
   // The page behind the objects of a slab that begins there.
   Run slab_guard(SizeClass size_class, GranuleId first) const;
   void flush_all(ThreadCache& cache);
@@ -197,7 +200,8 @@ class Heap {
   Spans spans_;
   LargeRuns large_;
   Quarantine quarantine_;
-  Central centrals_[kSizeClassCount];  // by class index - 1
+  Central centrals_[kSizeClassCount];                       // by class index - 1
+  std::array<Random, kSizeClassCount>* randoms_ = nullptr;  // theirs, each guarded as its list; null unless hardened
 
   mutable os::Mutex caches_mutex_{LockRank::thread_caches};
   ThreadCache* caches_ POLDER_GUARDED_BY(caches_mutex_) = nullptr;

@@ -1,7 +1,10 @@
 // What a hardened heap does in place of what heap.cc does.
+#include <cerrno>
 #include <cstring>
+#include <new>
 
 #include "base/check.h"
+#include "base/fatal.h"
 #include "heap/heap.h"
 
 namespace polder {
@@ -12,7 +15,12 @@ void Heap::seed() {
     os::random_bytes(bytes.data(), sizeof bytes);
     return bytes;
   };
-  for (Central& central : centrals_) central.seed(random());
+  if (randoms_ == nullptr) {
+    void* const memory = pool_.allocate(sizeof *randoms_);
+    if (memory == nullptr) report_arena_unavailable(sizeof *randoms_, ENOMEM);
+    randoms_ = new (memory) std::array<Random, kSizeClassCount>;
+  }
+  for (Random& its : *randoms_) its.seed(random());
   quarantine_.seed(random());
 }
 

@@ -137,7 +137,7 @@ void Heap::verify_map_locked() const {
   }
 
   for (unsigned index = 1; index <= kSizeClassCount; ++index) {
-    const Central::Statistics& central = centrals_[index - 1].statistics_locked();
+    const Central::Statistics central = centrals_[index - 1].statistics_locked();
     POLDER_CHECK(slabs[index] == central.slabs, "count of slabs is wrong", index, slabs[index], central.slabs);
     POLDER_CHECK(free_objects[index] == central.free_objects, "count of free objects is wrong", index,
                  free_objects[index], central.free_objects);

@@ -72,10 +72,11 @@ void Spans::unlist_locked(SpanBlock& block) {
 
 void Spans::relist_locked(SpanBlock& block) {
   block.longest = static_cast<std::uint16_t>(block.longest_gap());
-  if (block.list == block.longest) return;
+  const unsigned list = block.longest == 0 ? 0 : list_for(block.longest) + 1;
+  if (block.list == list) return;
   unlist_locked(block);
-  if (block.longest == 0) return;
-  block.list = block.longest;
+  if (list == 0) return;
+  block.list = static_cast<std::uint16_t>(list);
   block.previous = nullptr;
   block.next = lists_[block.list - 1U];
   if (block.next != nullptr) block.next->previous = &block;
@@ -321,7 +322,7 @@ PageCount Spans::purge_dirty(PageCount most) {
     // Of the block with the longest gap: it may be the next to become empty.
     const os::MutexLock lock(mutex_);
     SpanBlock* block = nullptr;
-    for (unsigned list = PageBits::kCount; list-- > 0 && block == nullptr;) {
+    for (unsigned list = kListCount; list-- > 0 && block == nullptr;) {
       if (!listed_.test(list)) continue;
       for (block = lists_[list]; block != nullptr && block->dirty.next_set(0) == PageBits::kCount;) block = block->next;
     }
@@ -356,8 +357,9 @@ void Spans::verify_locked(const SpanBlock& block, Statistics& found, PageCount& 
   POLDER_CHECK(block.used.contains(block.starts) && block.starts.contains(block.live), "span starts out of place",
                &block, block.first.value);
   POLDER_CHECK(!block.dirty.intersects(block.used), "page is dirty and used", &block, block.first.value);
-  POLDER_CHECK(block.longest == block.longest_gap() && block.list == block.longest, "block is on the wrong list",
-               &block, block.longest, block.list);
+  POLDER_CHECK(
+      block.longest == block.longest_gap() && block.list == (block.longest == 0 ? 0 : list_for(block.longest) + 1),
+      "block is on the wrong list", &block, block.longest, block.list);
   POLDER_CHECK(block.list == 0 || block.previous != nullptr || lists_[block.list - 1U] == &block,
                "list of blocks is torn", &block, block.list);
   POLDER_CHECK(block.list == 0 || block.next == nullptr || block.next->previous == &block, "list of blocks is torn",

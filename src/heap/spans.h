@@ -101,8 +101,15 @@ class Spans final : public FreePages {
   Backing& backing_;
   const unsigned guards_;  // pages behind a span
   mutable os::Mutex mutex_{LockRank::large};
-  // By longest gap in pages, less one; and which of them have any.
-  SpanBlock* lists_[PageBits::kCount] POLDER_GUARDED_BY(mutex_) = {};
+  // By longest gap in pages, less one: one list for each length that a span may have, beyond that one for eight lengths.
+  // And which of them have any.
+  static constexpr unsigned kLongestSpan = kLargest / kPageSize + 1;
+  static constexpr unsigned kLengthsPerList = 8;
+  static constexpr unsigned list_for(unsigned longest) {
+    return longest <= kLongestSpan ? longest - 1 : kLongestSpan - 1 + (longest - kLongestSpan) / kLengthsPerList;
+  }
+  static constexpr unsigned kListCount = kLongestSpan + (PageBits::kCount - kLongestSpan) / kLengthsPerList;
+  SpanBlock* lists_[kListCount] POLDER_GUARDED_BY(mutex_) = {};
   PageBits listed_ POLDER_GUARDED_BY(mutex_);
   Statistics counts_ POLDER_GUARDED_BY(mutex_);
   std::atomic<std::uint64_t> dirty_{0};  // pages; atomic: written under the mutex, read without
@@ -114,7 +121,7 @@ struct SpanBlock {
   SpanBlock* previous;
   GranuleId first;        // immutable
   std::uint16_t longest;  // pages of the longest gap
-  std::uint16_t list;     // the longest gap it is listed under, 0 when on none
+  std::uint16_t list;     // that it is on, plus one; 0 when on none
   PageBits used;
   PageBits starts;
   PageBits live;

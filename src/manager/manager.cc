@@ -34,7 +34,7 @@ std::size_t array_bytes(std::size_t arena_size) {
 // What describes one chunk of the arena once it is in use.
 PageCount metadata_per_chunk() {
   const GranuleCount granules = granules_of(Arena::kChunkSize);
-  return pages_up(Pager::metadata_bytes_per_chunk() + Heap::metadata_bytes(granules) + Buddy::metadata_bytes(granules));
+  return pages_up(Pager::metadata_bytes_per_chunk() + Heap::metadata_bytes(granules) + Buddy::metadata_bytes_in_use(granules));
 }
 
 MetadataSpace reserve(Arena& arena, const ManagerOptions& options, Arena::Layout (*layout_for)(std::size_t)) {
@@ -62,7 +62,7 @@ Manager::Manager(const ManagerOptions& options)
                           .io = options.io,
                           .hooks = {.enter_unevictable = options.enter_unevictable,
                                     .leave_unevictable = options.leave_unevictable}},
-             arena_, space_, budget_, metadata_per_chunk(), *statistics_),
+             arena_, space_, pool_, budget_, metadata_per_chunk(), *statistics_),
       heap_(arena_, buddy_, pager_.backing(), pool_, space_, options.hardening) {
   pager_.set_free_pages(heap_.free_pages());
   // A huge page would make resident what was neither handed out nor charged.

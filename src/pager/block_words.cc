@@ -2,7 +2,7 @@
 
 namespace polder {
 
-void write_words_locked(const PagerParts& parts, BlockId block) {
+void write_words_locked(const VmParts& parts, BlockId block) {
   const BlockWords words = parts.blocks.words(block);
   if (words == BlockWords::own) return;
   PageWord word = PageWord::of(PageState::resident);

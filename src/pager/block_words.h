@@ -6,6 +6,6 @@
 namespace polder {
 
 // For whoever reads or changes single words of a block that is not managed: makes them its own.
-void write_words_locked(const PagerParts& parts, BlockId block) POLDER_REQUIRES(parts.blocks.mutex());
+void write_words_locked(const VmParts& parts, BlockId block) POLDER_REQUIRES(parts.blocks.mutex());
 
 }  // namespace polder

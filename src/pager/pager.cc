@@ -36,44 +36,38 @@ std::size_t blocks_of(PageCount pages) { return (pages.value + kPagesPerBlock - 
 std::size_t Pager::metadata_bytes(PageCount pages) {
   return MetadataArray<std::atomic<std::uint64_t>>::bytes_for(pages.value) +
          MetadataArray<Pageblocks::Block>::bytes_for(blocks_of(pages)) +
-         2 * MetadataArray<std::atomic<std::uint8_t>>::bytes_for(granules_of(pages)) +
-         MetadataArray<TwoListLru::Node>::bytes_for(granules_of(pages)) + ThreadCpus::metadata_bytes();
+         MetadataArray<std::atomic<std::uint8_t>>::bytes_for(granules_of(pages)) +
+         MetadataArray<TwoListLru::Node>::bytes_for(granules_of(pages));
 }
 
 std::size_t Pager::metadata_bytes_per_chunk() {
   constexpr std::size_t kPages = Arena::kChunkSize / kPageSize;
   return kPages * sizeof(std::uint64_t) + kPages / kPagesPerBlock * sizeof(Pageblocks::Block) +
-         kPages / kPagesPerGranule * (2 + sizeof(TwoListLru::Node));
+         kPages / kPagesPerGranule * (1 + sizeof(TwoListLru::Node));
 }
 
-Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Budget& budget,
+Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
              PageCount metadata_per_chunk, StatisticsSegment& statistics)
     : options_(options),
       budget_(budget),
       table_(MetadataArray<std::atomic<std::uint64_t>>(space, arena.pages().value)),
-      blocks_(MetadataArray<Pageblocks::Block>(space, blocks_of(arena.pages())),
-              MetadataArray<std::atomic<std::uint8_t>>(space, granules_of(arena.pages()))),
+      blocks_(MetadataArray<Pageblocks::Block>(space, blocks_of(arena.pages()))),
       gate_flags_(space, granules_of(arena.pages())),
       ageing_nodes_(space, granules_of(arena.pages())),
-      staging_(arena.staging(), budget),
-      store_(budget),
-      parts_{arena, table_, blocks_, budget, policy_, gate_, staging_, store_, uffd_, wakeups_, &statistics},
-      cpus_(space),
-      evictor_(parts_),
-      filler_(parts_, evictor_, courtesy_),
-      converter_(parts_),
-      fault_loop_(parts_, evictor_, filler_, courtesy_, cpus_),
-      provider_(parts_, arena, gate_flags_, ageing_nodes_, requests_, *this, metadata_per_chunk),
-      reclaimer_(parts_, evictor_, converter_, fault_loop_, requests_, forks_),
+      statistics_(&statistics),
+      vm_{arena, table_, blocks_, budget, statistics_},
+      thread_cpus_(pool),
+      provider_(vm_, arena, gate_flags_, ageing_nodes_, *this, metadata_per_chunk),
+      pool_(pool),
       owner_process_(os::process_id()) {}
 
 Pager::~Pager() {
-  if (!armed()) return;
-  reclaimer_.stop();
+  if (armed()) service_->reclaimer.stop();
   while (running_.load() != 0) {
     wakeups_.kick_reclaimer();
     os::sleep_ms(1);
   }
+  if (service_ != nullptr) std::destroy_at(service_);
 }
 
 bool Pager::is_resident(PageId page) const {
@@ -83,7 +77,7 @@ bool Pager::is_resident(PageId page) const {
 
 PageCount Pager::reserve() const {
   const PageCount min = budget_.watermarks().min;
-  return armed() ? min : min + Filler::memory_for(reads_for(budget_.limit()));
+  return armed() ? min : min + Filler::memory_for(reads_for(budget_.limit())) + pages_up(sizeof(PagingService));
 }
 
 // --- pressure ---------------------------------------------------------------------------------------------------------
@@ -93,6 +87,11 @@ void Pager::relieve() {
 }
 
 bool Pager::can_manage() { return budget_.limited() && arm(); }
+
+Errno Pager::manage(BlockId first, BlockCount count) {
+  relieve();
+  return service_->requests.ask(first, count, wakeups_);
+}
 
 bool Pager::make_room(PageCount pages) {
   if (!budget_.limited()) return true;
@@ -105,12 +104,12 @@ bool Pager::make_room(PageCount pages) {
     room = budget_.free() >= pages + reserve();
     if (room) break;
     if (!arm()) break;
-    if (reclaimer_.exhausted() || pages + budget_.watermarks().high > budget_.limit()) break;
+    if (service_->reclaimer.exhausted() || pages + budget_.watermarks().high > budget_.limit()) break;
     if (waited_since == 0) waited_since = os::monotonic_ns();
-    reclaimer_.want(pages);
+    service_->reclaimer.want(pages);
     wakeups_.wait_for_room(seen, kRoomWaitMs, [this] { wakeups_.kick_reclaimer(); });
   }
-  if (waited_since != 0) count(parts_.statistics->allocation.throttled_ns, os::monotonic_ns() - waited_since);
+  if (waited_since != 0) count(statistics_->allocation.throttled_ns, os::monotonic_ns() - waited_since);
   return room;
 }
 
@@ -120,7 +119,7 @@ Errno Pager::shrink_to_limit() {
   while (budget_.excess().value != 0) {
     if (!arm()) return Errno(ETIMEDOUT);
     const std::uint32_t seen = wakeups_.room_sequence();
-    if (reclaimer_.exhausted() || os::monotonic_ns() - start > kPatienceNs) return Errno(ETIMEDOUT);
+    if (service_->reclaimer.exhausted() || os::monotonic_ns() - start > kPatienceNs) return Errno(ETIMEDOUT);
     wakeups_.wait_for_room(seen, kRoomWaitMs, [this] { wakeups_.kick_reclaimer(); });
   }
   return kOk;
@@ -152,7 +151,7 @@ bool Pager::arm() {
 }
 
 void Pager::publish_start(bool started) {
-  StatisticsSegment::Setup& setup = parts_.statistics->setup;
+  StatisticsSegment::Setup& setup = statistics_->setup;
   const StatisticsTier tier = started ? StatisticsTier::full : StatisticsTier::allocator_only;
   setup.tier.store(static_cast<std::uint64_t>(tier), std::memory_order_relaxed);
   setup.armed.store(started ? 1 : 0, std::memory_order_relaxed);
@@ -160,13 +159,22 @@ void Pager::publish_start(bool started) {
 
 // On the service thread that owns the engine.
 void Pager::publish_backend() {
-  const bool workers = std::string_view(fault_loop_.backend_name()) == "workers";
+  const bool workers = std::string_view(service_->fault_loop.backend_name()) == "workers";
   const StatisticsBackend backend = workers ? StatisticsBackend::workers : StatisticsBackend::uring;
-  parts_.statistics->setup.backend.store(static_cast<std::uint64_t>(backend), std::memory_order_relaxed);
+  statistics_->setup.backend.store(static_cast<std::uint64_t>(backend), std::memory_order_relaxed);
 }
 
 bool Pager::start_service_threads() {
   service_error_.store(0);
+  if (service_ == nullptr) {
+    static_assert(alignof(PagingService) <= MetadataPool::kAlignment);
+    void* const memory = pool_.allocate(sizeof(PagingService));
+    if (memory == nullptr) {
+      announce(Errno(ENOMEM));
+      return false;
+    }
+    service_ = new (memory) PagingService(vm_, gate_flags_, ageing_nodes_, wakeups_, thread_cpus_, free_pages_, cpus_);
+  }
   options_.hooks.enter_unevictable();
   const Errno error = os::start_service_thread(fault_thread, this, "polder-pager", kServiceStack);
   options_.hooks.leave_unevictable();
@@ -201,15 +209,15 @@ void Pager::fault_thread(void* argument) {
   // Without a guard faults are merely slower.
   self.running_.fetch_add(1);  // its own, before it could be missed
   if (!os::start_service_thread(guard_thread, &self, "polder-guard", kServiceStack).ok()) self.running_.fetch_sub(1);
-  self.fault_loop_.run();
-  self.courtesy_.stop();
+  self.service_->fault_loop.run();
+  self.service_->courtesy.stop();
   self.running_.fetch_sub(1);
 }
 
 void Pager::guard_thread(void* argument) {
   Pager& self = *static_cast<Pager*>(argument);
   self.options_.hooks.enter_unevictable();
-  self.courtesy_.guard();
+  self.service_->courtesy.guard();
   self.running_.fetch_sub(1);
 }
 
@@ -217,9 +225,9 @@ void Pager::reclaim_thread(void* argument) {
   Pager& self = *static_cast<Pager*>(argument);
   self.options_.hooks.enter_unevictable();
   self.running_.fetch_add(1);
-  const Errno error = self.reclaimer_.prepare(self.options_.io);
+  const Errno error = self.service_->reclaimer.prepare(self.options_.io);
   self.announce(error);
-  if (error.ok()) self.reclaimer_.run();
+  if (error.ok()) self.service_->reclaimer.run();
   self.running_.fetch_sub(1);
 }
 
@@ -231,44 +239,44 @@ Errno Pager::set_up_service() {
   std::sort(keep, keep + keep_count);
   Errno error = os::take_private_descriptor_table(keep, keep_count);
   if (!error.ok()) return error;
-  error = uffd_.open();
+  error = service_->uffd.open();
   if (!error.ok()) return error;
-  if (!uffd_.features().move) return Errno(EOPNOTSUPP);
+  if (!service_->uffd.features().move) return Errno(EOPNOTSUPP);
   error = prepare_staging();
   if (!error.ok()) return error;
-  error = filler_.prepare(reads_for(budget_.limit()));
+  error = service_->filler.prepare(reads_for(budget_.limit()));
   if (!error.ok()) return error;
-  error = evictor_.prepare();
+  error = service_->evictor.prepare();
   if (!error.ok()) return error;
-  error = fault_loop_.prepare(options_.io);
+  error = service_->fault_loop.prepare(options_.io);
   if (!error.ok()) return error;
   publish_backend();
-  error = converter_.prepare();
+  error = service_->converter.prepare();
   if (!error.ok()) return error;
   if (starting_in_child_) return adopt_parents_pages();
-  return store_.open({.swap_directory = options_.swap_directory, .swap_bytes = options_.swap_bytes});
+  return service_->store.open({.swap_directory = options_.swap_directory, .swap_bytes = options_.swap_bytes});
 }
 
 Errno Pager::prepare_staging() {
   if (!starting_in_child_) {
-    const Errno error = os::commit(staging_.area(), Staging::kAreaBytes);
+    const Errno error = os::commit(service_->staging.area(), Staging::kAreaBytes);
     if (!error.ok()) return error;
-    os::advise_huge_pages(staging_.area(), Staging::kAreaBytes, os::HugePages::never);
+    os::advise_huge_pages(service_->staging.area(), Staging::kAreaBytes, os::HugePages::never);
   }
-  return uffd_.register_missing(staging_.area(), Staging::kAreaBytes);
+  return service_->uffd.register_missing(service_->staging.area(), Staging::kAreaBytes);
 }
 
 Errno Pager::adopt_parents_pages() {
-  store_.become_child(inherited_, inherited_count_);
-  store_.begin_recount();
-  budget_.charge_always(staging_.pages());
-  return converter_.adopt_in_child();
+  service_->store.become_child(inherited_, inherited_count_);
+  service_->store.begin_recount();
+  budget_.charge_always(service_->staging.pages());
+  return service_->converter.adopt_in_child();
 }
 
 // --- fork -------------------------------------------------------------------------------------------------------------
 
 void Pager::fork_prepare() {
-  count(parts_.statistics->allocation.forks);
+  count(statistics_->allocation.forks);
   // Nobody may arm while we fork: a child copied amid that would have managed memory and no pager.
   holds_arming_ = false;
   while (os::process_id() == owner_process_) {
@@ -283,8 +291,8 @@ void Pager::fork_prepare() {
   fork_served_ = armed() && os::process_id() == owner_process_;
   if (!fork_served_) return;
   make_room(kForkRoom);
-  const ForkGate::Inheritance& inheritance = forks_.ask(wakeups_);
-  filler_.favour(os::thread_id());
+  const ForkGate::Inheritance& inheritance = service_->forks.ask(wakeups_);
+  service_->filler.favour(os::thread_id());
   inheritance_error_ = inheritance.error;
   inheritance_step_ = "holding its swap slots";
   inherited_count_ = 0;
@@ -312,17 +320,19 @@ void Pager::fork_parent() {
   if (!fork_served_) return;
   for (unsigned i = 0; i < inherited_count_; ++i) os::close(inherited_[i]);
   inherited_count_ = 0;
-  filler_.favour(0);
-  forks_.over(Store::ForkOutcome::forked);
+  service_->filler.favour(0);
+  service_->forks.over(Store::ForkOutcome::forked);
 }
 
 void Pager::fork_child() {
   owner_process_ = os::process_id();
-  cpus_.reset_in_child();
-  cpus_.note(os::thread_id(), os::current_cpu_word());
+  thread_cpus_.reset_in_child();
+  thread_cpus_.note(os::thread_id(), os::current_cpu_word());
   wakeups_.reset_in_child();
-  requests_.reset_in_child();
-  forks_.reset_in_child();
+  if (service_ != nullptr) {
+    service_->requests.reset_in_child();
+    service_->forks.reset_in_child();
+  }
   if (holds_arming_) {
     holds_arming_ = false;
     phase_.store(kIdle);
@@ -334,16 +344,17 @@ void Pager::fork_child() {
   }
 
   running_.store(0);
-  evictor_.reset_in_child();
-  courtesy_.reset_in_child();
-  filler_.reset_in_child();
-  fault_loop_.reset_in_child();
-  converter_.reset_in_child();
-  reclaimer_.reset_in_child();
-  policy_.reset_in_child(GranuleId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kGranulesPerBlock)});
-  std::construct_at(&uffd_);  // the descriptor was the parent's service threads'
+  service_->evictor.reset_in_child();
+  service_->courtesy.reset_in_child();
+  service_->filler.reset_in_child();
+  service_->fault_loop.reset_in_child();
+  service_->converter.reset_in_child();
+  service_->reclaimer.reset_in_child();
+  service_->policy.reset_in_child(
+      GranuleId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kGranulesPerBlock)});
+  std::construct_at(&service_->uffd);  // the descriptor was the parent's service threads'
   budget_.reset_in_child();
-  evictor_.note_fork();
+  service_->evictor.note_fork();
 
   starting_in_child_ = true;
   if (!start_service_threads()) {

@@ -13,17 +13,13 @@
 #include <cstdint>
 
 #include "os/io_engine.h"
-#include "os/userfaultfd.h"
-#include "pager/block_requests.h"
-#include "pager/converter.h"
-#include "pager/evictor.h"
-#include "pager/fault_loop.h"
-#include "pager/filler.h"
-#include "pager/fork_gate.h"
+#include "os/thread.h"
+#include "pager/parts.h"
 #include "pager/provider.h"
-#include "pager/reclaimer.h"
+#include "pager/service.h"
 #include "pager/thread_cpus.h"
 #include "pager/two_list_lru.h"
+#include "pager/wakeups.h"
 #include "store/store.h"
 #include "vm/arena.h"
 #include "vm/budget.h"
@@ -51,23 +47,22 @@ class Pager final : public PressureRelief {
   static std::size_t metadata_bytes(PageCount pages);
   static std::size_t metadata_bytes_per_chunk();
 
-  Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Budget& budget, PageCount metadata_per_chunk,
-        StatisticsSegment& statistics);
+  Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
+        PageCount metadata_per_chunk, StatisticsSegment& statistics);
   // Tests: ends the service threads. No thread may use the arena any more.
   ~Pager();
 
   Backing& backing() { return provider_; }
   // Memory that nobody uses: purged before anything is evicted. Before allow_threads().
-  void set_free_pages(FreePages& pages) { reclaimer_.set_free_pages(pages); }
-  ThreadCpus& thread_cpus() { return cpus_; }
+  void set_free_pages(FreePages& pages) { free_pages_ = &pages; }
+  ThreadCpus& thread_cpus() { return thread_cpus_; }
   Pageblocks& blocks() { return blocks_; }
   const PageTable& table() const { return table_; }
-  Store& store() { return store_; }
-  void set_statistics(StatisticsSegment& statistics) { parts_.statistics = &statistics; }
+  void set_statistics(StatisticsSegment& statistics) { statistics_ = &statistics; }
   // Checks what can be checked while threads run. Any thread that holds no lock.
   void verify() const { provider_.verify(); }
   // Brings the gauges of the statistics up to date.
-  void publish_gauges() { polder::publish_gauges(parts_); }
+  void publish_gauges() { polder::publish_gauges(vm_); }
 
   // The process can start threads now (its constructors run). Until then pressure only overcharges.
   void allow_threads() { threads_allowed_.store(true, std::memory_order_relaxed); }
@@ -95,6 +90,8 @@ class Pager final : public PressureRelief {
   bool make_room(PageCount pages) override;
   PageCount reserve() const override;
   bool can_manage() override;
+  Errno manage(BlockId first, BlockCount count) override;
+  Store& store() override { return service_->store; }
 
  private:
   enum Phase : std::uint32_t { kIdle, kArming, kArmed, kImpossible };
@@ -119,24 +116,15 @@ class Pager final : public PressureRelief {
   Pageblocks blocks_;
   MetadataArray<std::atomic<std::uint8_t>> gate_flags_;
   MetadataArray<TwoListLru::Node> ageing_nodes_;
-  GranuleGate gate_{gate_flags_};
-  TwoListLru policy_{ageing_nodes_};
-  Staging staging_;
-  Store store_;
-  os::Userfaultfd uffd_;
+  StatisticsSegment* statistics_;
+  VmParts vm_;
+  FreePages* free_pages_ = nullptr;  // immutable once paging is armed
+  const os::CpuSet cpus_ = os::CpuSet::of_process();
   Wakeups wakeups_;
-  PagerParts parts_;
-  ThreadCpus cpus_;
-  BlockRequests requests_;
-  ForkGate forks_;
-  Evictor evictor_;
-  Courtesy courtesy_;
-  Filler filler_;
-  Converter converter_;
-  FaultLoop fault_loop_;
+  ThreadCpus thread_cpus_;
   Provider provider_;
-  Reclaimer reclaimer_;
-
+  MetadataPool& pool_;
+  PagingService* service_ = nullptr;  // from pool_; written while arming
   std::atomic<bool> threads_allowed_{false};
   std::atomic<std::uint32_t> phase_{kIdle};      // release on armed pairs with acquire of whoever acts on it
   std::atomic<std::uint32_t> service_error_{0};  // the service thread's answer: 0 none yet, 1 running, errno + 2

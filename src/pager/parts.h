@@ -15,22 +15,27 @@
 
 namespace polder {
 
-struct PagerParts {
+// From the start.
+struct VmParts {
   const Arena& arena;
   PageTable& table;
   Pageblocks& blocks;
   Budget& budget;
+  StatisticsSegment* const& statistics;  // replaced in a forked child
+};
+
+// And once paging is armed.
+struct PagerParts : VmParts {
   Policy& policy;
   GranuleGate& gate;
   Staging& staging;
   Store& store;
   os::Userfaultfd& uffd;
   Wakeups& wakeups;
-  StatisticsSegment* statistics;  // replaced in a forked child
 };
 
 // Copies what the budget and the pageblocks know into the statistics: a few stores, from slow paths of any thread.
-inline void publish_gauges(const PagerParts& parts) {
+inline void publish_gauges(const VmParts& parts) {
   StatisticsSegment::Allocation& gauges = parts.statistics->allocation;
   gauges.charged_bytes.store(bytes(parts.budget.charged()), std::memory_order_relaxed);
   gauges.peak_charged_bytes.store(bytes(parts.budget.peak()), std::memory_order_relaxed);

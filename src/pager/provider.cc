@@ -105,7 +105,7 @@ bool Provider::can_be_filled(Run piece) {
   }
   if (missing.value == 0) return true;
   const std::uint64_t under_way = parts_.budget.limit().value / kUnderWayPart;
-  return parts_.store.room() > missing.value + under_way || relief_.make_room(missing);
+  return relief_.store().room() > missing.value + under_way || relief_.make_room(missing);
 }
 
 // Charges and marks the piece if its block is native (or becomes so). Otherwise says why not: `mode`, and the pages
@@ -177,8 +177,7 @@ void Provider::take_back(Run piece) {
 bool Provider::make_blocks_managed(Run run) {
   const BlockId first = block_of(run.first);
   const BlockId last = block_of(run.end() - PageCount{1});
-  relief_.relieve();
-  const Errno error = requests_.ask(first, last - first + BlockCount{1}, parts_.wakeups);
+  const Errno error = relief_.manage(first, last - first + BlockCount{1});
   if (!error.ok()) say(Message().text("pageblocks cannot be managed: ").error(error.code()));
   return error.ok();
 }
@@ -315,7 +314,7 @@ void Provider::drop_managed(Run piece, Exactness exactness) {
       PageWord word = parts_.table.load(end);
       if (word.state() != PageState::resident) break;
       if (!parts_.table.transition(end, word, PageWord::of(PageState::evicting))) break;
-      if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
+      if (word.retained()) relief_.store().release(Location::from_bits(word.location()));
     }
     if (end == page) {
       while (!drop_page(page, exactness) && parts_.table.load(page).state() != PageState::resident) {
@@ -372,14 +371,14 @@ bool Provider::drop_page(PageId page, Exactness exactness) {
       return false;
     case PageState::staged:
       if (!parts_.table.transition(page, word, PageWord{})) return false;
-      if (word.retained()) parts_.store.release(Location::from_bits(word.location()));
+      if (word.retained()) relief_.store().release(Location::from_bits(word.location()));
       return true;
     case PageState::stored: {
       if (!parts_.table.transition(page, word, PageWord{})) return false;
       const Location location = Location::from_bits(word.location());
       parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
       if (location.is_pattern()) parts_.statistics->reclaim.same_filled_pages.fetch_sub(1, std::memory_order_relaxed);
-      parts_.store.release(location);
+      relief_.store().release(location);
       return true;
     }
     case PageState::lost:

@@ -9,7 +9,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "pager/block_requests.h"
 #include "pager/parts.h"
 #include "pager/relocator.h"
 #include "pager/two_list_lru.h"
@@ -29,6 +28,10 @@ class PressureRelief {
   virtual bool make_room(PageCount pages) = 0;
   // False when nothing can be evicted (no limit, or the machine does not allow paging): blocks cannot be managed.
   virtual bool can_manage() = 0;
+  // Waits until the blocks are managed; the refusal otherwise. Precondition: can_manage().
+  virtual Errno manage(BlockId first, BlockCount count) = 0;
+  // Where pages of managed blocks are that are not in memory. Precondition: some block was managed.
+  virtual Store& store() = 0;
 
  protected:
   ~PressureRelief() = default;
@@ -37,14 +40,12 @@ class PressureRelief {
 class Provider final : public Backing {
  public:
   // Metadata that describes one chunk of the arena, by all who keep some; charged when the chunk is committed.
-  Provider(PagerParts& parts, Arena& arena, MetadataArray<std::atomic<std::uint8_t>>& gate_flags,
-           MetadataArray<TwoListLru::Node>& ageing_nodes, BlockRequests& requests, PressureRelief& relief,
-           PageCount metadata_per_chunk)
+  Provider(VmParts& parts, Arena& arena, MetadataArray<std::atomic<std::uint8_t>>& gate_flags,
+           MetadataArray<TwoListLru::Node>& ageing_nodes, PressureRelief& relief, PageCount metadata_per_chunk)
       : parts_(parts),
         arena_(arena),
         gate_flags_(gate_flags),
         ageing_nodes_(ageing_nodes),
-        requests_(requests),
         relief_(relief),
         metadata_per_chunk_(metadata_per_chunk) {}
 
@@ -86,11 +87,10 @@ class Provider final : public Backing {
   PageCount drop_described(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   bool drop_page(PageId page, Exactness exactness);
 
-  PagerParts& parts_;
+  VmParts& parts_;
   Arena& arena_;
   MetadataArray<std::atomic<std::uint8_t>>& gate_flags_;
   MetadataArray<TwoListLru::Node>& ageing_nodes_;
-  BlockRequests& requests_;
   PressureRelief& relief_;
   const PageCount metadata_per_chunk_;
   Relocator relocator_{parts_};

@@ -30,16 +30,15 @@ class Reclaimer {
   static constexpr unsigned kEngineDepth = 32;
 
   Reclaimer(PagerParts& parts, Evictor& evictor, Converter& converter, FaultLoop& fault_loop, BlockRequests& requests,
-            ForkGate& forks)
+            ForkGate& forks, FreePages* free_pages, const os::CpuSet& cpus)
       : parts_(parts),
         evictor_(evictor),
         converter_(converter),
         fault_loop_(fault_loop),
+        free_pages_(free_pages),
         requests_(requests),
-        forks_(forks) {}
-
-  // Memory that is purged before anything is evicted. Before the threads run.
-  void set_free_pages(FreePages& pages) { free_pages_ = &pages; }
+        forks_(forks),
+        cpus_(cpus) {}
 
   // On the service thread, before run().
   Errno prepare(os::IoBackend backend);
@@ -72,14 +71,14 @@ class Reclaimer {
   Evictor& evictor_;
   Converter& converter_;
   FaultLoop& fault_loop_;
-  FreePages* free_pages_ = nullptr;  // immutable once threads run
+  FreePages* const free_pages_;
   BlockRequests& requests_;
   ForkGate& forks_;
 
   os::IoEngineStorage engine_storage_;
   os::IoEngine* engine_ = nullptr;
-  bool reclaiming_ = false;                           // between low and high watermark
-  const os::CpuSet cpus_ = os::CpuSet::of_process();  // as the process was started with
+  bool reclaiming_ = false;  // between low and high watermark
+  const os::CpuSet& cpus_;   // as the process was started with
   std::uint32_t avoided_cpu_ = FaultLoop::kAnyCpu;
   std::uint32_t batches_since_conversion_ = 0;
   std::uint64_t stuck_ = 0;  // clusters in a row of which nothing could be stored

@@ -16,7 +16,7 @@ namespace polder {
 
 class Relocator {
  public:
-  explicit Relocator(PagerParts& parts) : parts_(parts) {}
+  explicit Relocator(VmParts& parts) : parts_(parts) {}
 
   // Backing::relocate, into pages that were provided. Stops at blocks that are managed, at pages that are pinned or
   // shared with a forked child; moves nothing where the process may not use userfaultfd.
@@ -33,7 +33,7 @@ class Relocator {
   PageCount recycle_run(os::Userfaultfd& mover, Run from, Run to);
   PageCount relocate_piece(os::Userfaultfd& mover, Run from, PageId to);
 
-  PagerParts& parts_;
+  VmParts& parts_;
   std::atomic<bool> refused_{false};                       // atomic: any thread; the kernel said no for good
   std::atomic<HugePages> huge_pages_{HugePages::unknown};  // atomic: any thread; what the machine says
 };

@@ -2,15 +2,16 @@
 // CPU costs 8 µs a fault, one across idle CPUs 54 to 70 (measured). The kernel keeps each thread's CPU in a word of the
 // thread's own memory (rseq(2), Linux 4.18, registered by glibc 2.35 and later); threads announce that word once.
 //
-// Fixed open-addressed table, kernel thread id → word. note() and forget() from the thread itself, cpu_of() from the
-// fault loop. A thread that ended without forget() leaves a stale address, which is read through the kernel and thus
-// harmless.
+// A list of tables, kernel thread id → word, that grows with the number of threads. note() and forget() from the thread
+// itself, cpu_of() from the fault loop. A thread that ended without forget() leaves a stale address, which is read through
+// the kernel and thus harmless.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
+#include <new>
 
-#include "base/fatal.h"
 #include "os/thread.h"
 #include "vm/metadata.h"
 
@@ -18,62 +19,73 @@ namespace polder {
 
 class ThreadCpus {
  public:
-  // Aborts with a report when the kernel refuses the table's memory.
-  explicit ThreadCpus(MetadataSpace& space) : entries_(space, kEntries) {
-    const Errno error = entries_.ensure(kEntries);
-    if (!error.ok()) report_arena_unavailable(metadata_bytes(), error.code());
-  }
+  explicit ThreadCpus(MetadataPool& pool) : pool_(pool) {}
 
-  static std::size_t metadata_bytes() { return MetadataArray<Entry>::bytes_for(kEntries); }
-
-  // Ignored when the table is full near its place: that thread is merely not followed.
+  // Ignored when there is no memory: that thread is merely not followed.
   void note(std::uint32_t thread, const volatile std::uint32_t* cpu_word) {
-    for (std::uint32_t probe = 0; probe < kProbes; ++probe) {
-      Entry& entry = entries_[(thread + probe) % kEntries];
-      std::uint32_t expected = 0;
-      if (entry.thread.load(std::memory_order_relaxed) == thread ||
-          entry.thread.compare_exchange_strong(expected, kClaimed, std::memory_order_relaxed)) {
-        entry.cpu_word.store(cpu_word, std::memory_order_relaxed);
-        entry.thread.store(thread, std::memory_order_release);  // pairs with the acquire in cpu_of
-        return;
-      }
-    }
+    Entry* entry = find(thread, thread);
+    if (entry == nullptr) entry = find(kNobody, kClaimed);
+    if (entry == nullptr) entry = add_table();
+    if (entry == nullptr) return;
+    entry->cpu_word.store(cpu_word, std::memory_order_relaxed);
+    entry->thread.store(thread, std::memory_order_release);  // pairs with the acquire in find
   }
 
-  void forget(std::uint32_t thread) {
-    for (std::uint32_t probe = 0; probe < kProbes; ++probe) {
-      Entry& entry = entries_[(thread + probe) % kEntries];
-      if (entry.thread.load(std::memory_order_relaxed) == thread) {
-        entry.thread.store(0, std::memory_order_relaxed);
-        return;
-      }
-    }
-  }
+  void forget(std::uint32_t thread) { find(thread, kNobody); }
 
   // The CPU that the thread, blocked in a fault, left; false when unknown.
-  bool cpu_of(std::uint32_t thread, std::uint32_t* cpu) const {
-    for (std::uint32_t probe = 0; probe < kProbes; ++probe) {
-      const Entry& entry = entries_[(thread + probe) % kEntries];
-      if (entry.thread.load(std::memory_order_acquire) != thread) continue;
-      return os::read_word_safely(entry.cpu_word.load(std::memory_order_relaxed), cpu);
-    }
-    return false;
+  bool cpu_of(std::uint32_t thread, std::uint32_t* cpu) {
+    const Entry* const entry = find(thread, thread);
+    return entry != nullptr && os::read_word_safely(entry->cpu_word.load(std::memory_order_relaxed), cpu);
   }
 
+  // No other thread exists.
   void reset_in_child() {
-    for (std::uint32_t i = 0; i < kEntries; ++i) entries_[i].thread.store(0, std::memory_order_relaxed);
+    for (Table* table = tables_.load(); table != nullptr; table = table->next) {
+      for (Entry& entry : table->entries) entry.thread.store(kNobody);
+    }
   }
 
  private:
-  static constexpr std::uint32_t kEntries = 1024;
-  static constexpr std::uint32_t kProbes = 8;
+  static constexpr std::uint32_t kNobody = 0;
   static constexpr std::uint32_t kClaimed = ~std::uint32_t{0};
 
   struct Entry {
-    std::atomic<std::uint32_t> thread;
-    std::atomic<const volatile std::uint32_t*> cpu_word;
+    std::atomic<std::uint32_t> thread{kNobody};
+    std::atomic<const volatile std::uint32_t*> cpu_word{nullptr};
   };
-  MetadataArray<Entry> entries_;  // of the table, what threads have touched
+  struct Table {
+    Table* next;  // immutable once the table is on the list
+    std::array<Entry, 15> entries;
+  };
+
+  // The entry of that thread, which is `now`'s from here on.
+  Entry* find(std::uint32_t thread, std::uint32_t now) {
+    for (Table* table = tables_.load(std::memory_order_acquire); table != nullptr; table = table->next) {
+      for (Entry& entry : table->entries) {
+        if (entry.thread.load(std::memory_order_acquire) != thread) continue;
+        std::uint32_t expected = thread;
+        if (now == thread || entry.thread.compare_exchange_strong(expected, now)) return &entry;
+      }
+    }
+    return nullptr;
+  }
+
+  // Its first entry, claimed.
+  Entry* add_table() {
+    void* const memory = pool_.allocate(sizeof(Table));
+    if (memory == nullptr) return nullptr;
+    auto* const table = new (memory) Table;
+    table->entries[0].thread.store(kClaimed, std::memory_order_relaxed);
+    table->next = tables_.load(std::memory_order_relaxed);
+    // Release pairs with the acquire in find.
+    while (!tables_.compare_exchange_weak(table->next, table, std::memory_order_release, std::memory_order_relaxed)) {
+    }
+    return &table->entries[0];
+  }
+
+  MetadataPool& pool_;
+  std::atomic<Table*> tables_{nullptr};
 };
 
 }  // namespace polder

@@ -58,9 +58,8 @@ char* Arena::metadata() const { return bitmap() + bitmap_bytes(size_); }
 
 char* Arena::staging() const { return metadata() + layout_.metadata + kGuardSize; }
 
-bool Arena::chunk_committed(std::size_t chunk) const {
-  // Acquire pairs with the release in commit(): whoever sees the bit may touch the chunk.
-  return (committed_[chunk / 64].load(std::memory_order_acquire) >> (chunk % 64) & 1) != 0;
+std::atomic<std::uint64_t>& Arena::committed_word(std::size_t chunk) const {
+  return chunk < 64 ? first_committed_ : committed_[chunk / 64];
 }
 
 Result<std::size_t> Arena::commit(Run run) {
@@ -69,19 +68,23 @@ Result<std::size_t> Arena::commit(Run run) {
   constexpr std::uint32_t kPagesPerChunk = kChunkSize / kPageSize;
   const std::size_t end = (run.end().value + kPagesPerChunk - 1) / kPagesPerChunk;
   std::size_t fresh = 0;
+  // Acquire pairs with the release below: whoever sees the bit may touch the chunk.
+  const auto is_committed = [this](std::size_t chunk) {
+    return (committed_word(chunk).load(std::memory_order_acquire) >> (chunk % 64) & 1) != 0;
+  };
   for (std::size_t chunk = run.first.value / kPagesPerChunk; chunk < end;) {
-    if (chunk_committed(chunk)) {
+    if (is_committed(chunk)) {
       ++chunk;
       continue;
     }
     std::size_t last = chunk + 1;
-    while (last < end && !chunk_committed(last)) ++last;
+    while (last < end && !is_committed(last)) ++last;
     // Two threads may commit one chunk at once: the call is idempotent and only one of them finds the bit clear.
     const Errno error = os::commit(base_ + chunk * kChunkSize, (last - chunk) * kChunkSize);
     if (!error.ok()) return {fresh, error};
     for (; chunk < last; ++chunk) {
       const std::uint64_t bit = std::uint64_t{1} << (chunk % 64);
-      if ((committed_[chunk / 64].fetch_or(bit, std::memory_order_release) & bit) == 0) ++fresh;
+      if ((committed_word(chunk).fetch_or(bit, std::memory_order_release) & bit) == 0) ++fresh;
     }
   }
   return success(fresh);

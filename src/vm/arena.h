@@ -68,7 +68,7 @@ class Arena {
   Result<std::size_t> commit(Run run);
 
  private:
-  bool chunk_committed(std::size_t chunk) const;
+  std::atomic<std::uint64_t>& committed_word(std::size_t chunk) const;
 
   char* bitmap() const { return reservation_ + kGuardSize; }
 
@@ -77,7 +77,9 @@ class Arena {
   Layout layout_;
   char* base_ = nullptr;
   std::size_t size_ = 0;
-  // Bit per chunk. Atomic: set after the commit succeeded (release), read without a lock (acquire).
+  // Bit per chunk. Atomic: set after the commit succeeded (release), read without a lock (acquire). Those of the first
+  // 2 GiB lie here, so that few processes touch the others.
+  mutable std::atomic<std::uint64_t> first_committed_{0};
   std::atomic<std::uint64_t>* committed_ = nullptr;
 };
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstddef>
 
 #include "base/check.h"
 
@@ -36,15 +37,17 @@ constexpr auto kClear = [](std::uint64_t word) { return ~word; };
 }  // namespace
 
 Buddy::Buddy(MetadataSpace& space, GranuleCount granules)
-    : leaves_(space, round_up(granules.value, kLeafGranules) / kLeafGranules),
-      chunks_(space, round_up(granules.value, kChunkGranules) / kChunkGranules),
-      granules_(granules.value) {
+    : chunks_(space, round_up(granules.value, kChunkGranules) / kChunkGranules), granules_(granules.value) {
   POLDER_CHECK(granules.value > 0 && granules.value < kRoomBit, "buddy of so many granules", granules.value);
 }
 
 std::size_t Buddy::metadata_bytes(GranuleCount granules) {
-  return MetadataArray<Leaf>::bytes_for(round_up(granules.value, kLeafGranules) / kLeafGranules) +
-         MetadataArray<Chunk>::bytes_for(round_up(granules.value, kChunkGranules) / kChunkGranules);
+  return MetadataArray<Chunk>::bytes_for(round_up(granules.value, kChunkGranules) / kChunkGranules);
+}
+
+std::size_t Buddy::metadata_bytes_in_use(GranuleCount granules) {
+  return round_up(granules.value, kLeafGranules) / kLeafGranules * sizeof(Leaf) +
+         round_up(granules.value, kChunkGranules) / kChunkGranules * offsetof(Chunk, leaves);
 }
 
 std::uint64_t Buddy::rounded(std::uint64_t granules) { return std::bit_ceil(granules); }
@@ -91,7 +94,7 @@ void Buddy::summarise_locked(std::uint64_t first, std::uint64_t end) {
     const auto low = static_cast<unsigned>(at % kChunkGranules / kLeafGranules);
     const auto high = static_cast<unsigned>((chunk_end - 1) % kChunkGranules / kLeafGranules);
     for (unsigned i = low; i <= high; ++i) {
-      const Leaf& its = leaves_[at / kChunkGranules * kLeavesPerChunk + i];
+      const Leaf& its = chunk.leaves[i];
       chunk.nodes[kLeavesPerChunk + i] = free_of(its.used);
       const std::uint64_t bit = std::uint64_t{1} << i;
       const bool dirty = std::any_of(its.dirty.begin(), its.dirty.end(), [](std::uint64_t word) { return word != 0; });
@@ -144,7 +147,7 @@ bool Buddy::advance_frontier_locked() {
   const std::uint64_t chunk = frontier_ / kChunkGranules;
   const std::uint64_t end = std::min(frontier_ + kChunkGranules, granules_);
   const std::uint64_t leaves_end = round_up(end, kLeafGranules);
-  if (!leaves_.ensure(leaves_end / kLeafGranules).ok() || !chunks_.ensure(chunk + 1).ok()) return false;
+  if (!chunks_.ensure(chunk + 1).ok()) return false;
   for (std::uint64_t granule = end; granule < leaves_end; ++granule) {
     leaf(granule).used[granule % kLeafGranules / 64] |= std::uint64_t{1} << (granule % 64);
   }

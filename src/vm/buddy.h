@@ -54,6 +54,8 @@ class Buddy {
   Buddy(MetadataSpace& space, GranuleCount granules);
 
   static std::size_t metadata_bytes(GranuleCount granules);
+  // What of it is touched when so many granules are in use.
+  static std::size_t metadata_bytes_in_use(GranuleCount granules);
 
   // tight: first fit. roomy: the beginning of a free run of up to 16 times the size, for what grows step by step. clean:
   // no page of it is resident, for pages to be moved into. Roomy and clean runs get room up to the next power of two.
@@ -111,8 +113,9 @@ class Buddy {
     std::uint32_t longest;
   };
   struct Chunk {
-    std::array<Free, 2 * kLeavesPerChunk> nodes;  // 1: the root, 2i and 2i + 1: the buddies below i; then the leaves
     std::uint64_t dirty_leaves;
+    std::array<Free, 2 * kLeavesPerChunk> nodes;  // 1: the root, 2i and 2i + 1: the buddies below i; then the leaves
+    std::array<Leaf, kLeavesPerChunk> leaves;
   };
   // A run of free granules that is looked for, and what of it has been found.
   struct Search {
@@ -127,7 +130,9 @@ class Buddy {
   static void join(Chunk& chunk, unsigned low, unsigned high);
   static Free joined(const Free& low, const Free& high, std::uint32_t length);
 
-  Leaf& leaf(std::uint64_t granule) const { return leaves_[granule / kLeafGranules]; }
+  Leaf& leaf(std::uint64_t granule) const {
+    return chunks_[granule / kChunkGranules].leaves[granule % kChunkGranules / kLeafGranules];
+  }
   std::uint32_t& length_at(std::uint64_t granule) const { return leaf(granule).lengths[granule % kLeafGranules]; }
   template <typename Change>
   void change_locked(std::uint64_t first, std::uint64_t end, Change change) POLDER_REQUIRES(mutex_);
@@ -158,7 +163,6 @@ class Buddy {
   void verify_runs_locked() const POLDER_REQUIRES(mutex_);
 
   mutable os::Mutex mutex_{LockRank::buddy};
-  MetadataArray<Leaf> leaves_;   // elements guarded by mutex_
   MetadataArray<Chunk> chunks_;  // elements guarded by mutex_
   const std::uint64_t granules_;
   std::uint64_t frontier_ POLDER_GUARDED_BY(mutex_) = 0;

@@ -34,9 +34,13 @@ MetadataPool::MetadataPool(char* base, std::size_t size, Budget& budget)
 }
 
 unsigned MetadataPool::class_of(std::size_t size) {
+  static_assert(size_of(kSteps - 1) == 512 && size_of(kSteps) == 640 && size_of(kSteps + 3) == 1024);
+  static_assert(size_of(kClassCount - 1) == std::size_t{1} << 20);
   POLDER_CHECK(size > 0 && size <= size_of(kClassCount - 1), "bad size for the metadata pool", size);
-  const auto width = static_cast<unsigned>(std::bit_width(size - 1));
-  return width <= kSmallestShift ? 0 : width - kSmallestShift;
+  const std::size_t units = (size - 1) / kUnit;
+  if (units < kSteps) return static_cast<unsigned>(units);
+  const auto shift = static_cast<unsigned>(std::bit_width(units)) - static_cast<unsigned>(std::bit_width(kSteps / 2U));
+  return kSteps + (shift - 1) * (kSteps / 2) + static_cast<unsigned>(units >> shift) - kSteps / 2;
 }
 
 void* MetadataPool::allocate(std::size_t size) {
@@ -76,7 +80,7 @@ void* MetadataPool::grow_locked(std::size_t size) {
 
 void MetadataPool::free(void* pointer, std::size_t size) {
   const unsigned index = class_of(size);
-  POLDER_CHECK(contains(pointer) && (static_cast<char*>(pointer) - base_) % (1 << kSmallestShift) == 0,
+  POLDER_CHECK(contains(pointer) && (static_cast<char*>(pointer) - base_) % kUnit == 0,
                "freed to a metadata pool that it is not from", pointer, size);
   auto* const object = new (pointer) FreeObject;
   const os::MutexLock lock(mutex_);

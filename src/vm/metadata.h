@@ -70,7 +70,8 @@ class MetadataPool {
   // `budget` is charged a page at a time as the pool grows, and never refuses; it outlives the pool.
   MetadataPool(char* base, std::size_t size, Budget& budget);
 
-  // Zeroed memory of at least `size` bytes (at most 1 MiB), aligned to 64. Null when the reservation is exhausted or
+  static constexpr std::size_t kAlignment = 64;
+  // Zeroed memory of at least `size` bytes (at most 1 MiB), aligned so. Null when the reservation is exhausted or
   // the kernel refuses to commit it. Thread-safe; holds only its own lock.
   void* allocate(std::size_t size);
   // `size` as passed to allocate.
@@ -85,14 +86,20 @@ class MetadataPool {
   os::Mutex& fork_mutex() POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
 
  private:
-  static constexpr unsigned kClassCount = 15;  // 64 B … 1 MiB by powers of two
-  static constexpr unsigned kSmallestShift = 6;
+  // 64 B … 512 B in steps of 64, then four to a doubling, up to 1 MiB.
+  static constexpr unsigned kUnit = kAlignment;
+  static constexpr unsigned kSteps = 8;
+  static constexpr unsigned kClassCount = kSteps + 11 * kSteps / 2;
   struct FreeObject {
     FreeObject* next;
   };
 
   static unsigned class_of(std::size_t size);
-  static constexpr std::size_t size_of(unsigned index) { return std::size_t{1} << (index + kSmallestShift); }
+  static constexpr std::size_t size_of(unsigned index) {
+    if (index < kSteps) return std::size_t{kUnit} * (index + 1);
+    const unsigned doubling = (index - kSteps) / (kSteps / 2);
+    return std::size_t{kUnit} * (kSteps / 2 + 1 + (index - kSteps) % (kSteps / 2)) << (doubling + 1);
+  }
   void* grow_locked(std::size_t size) POLDER_REQUIRES(mutex_);
 
   os::Mutex mutex_{LockRank::metadata};

@@ -6,8 +6,7 @@ namespace polder {
 
 Errno Pageblocks::ensure_locked(BlockId end) {
   if (end.value <= known_.load(std::memory_order_relaxed)) return kOk;
-  Errno error = blocks_.ensure(end.value);
-  if (error.ok()) error = handed_out_.ensure(std::size_t{end.value} * kGranulesPerBlock);
+  const Errno error = blocks_.ensure(end.value);
   if (error.ok()) known_.store(end.value, std::memory_order_release);
   return error;
 }

@@ -13,6 +13,7 @@
 // that ends a conversion). They change, and native blocks' words and charges change, only under mutex().
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -38,10 +39,10 @@ class Pageblocks {
     std::uint16_t described;    // guarded by mutex(); unless managed: own words that are not untouched
     std::uint16_t settled;      // guarded by mutex(); unless managed: pages that are resident and not fresh
     std::uint32_t next_native;  // guarded by mutex(); block id + 1, 0 ends the queue
+    std::array<std::atomic<std::uint8_t>, kGranulesPerBlock> handed_out;  // atomic: read by the fault loop
   };
 
-  Pageblocks(MetadataArray<Block> blocks, MetadataArray<std::atomic<std::uint8_t>> handed_out)
-      : blocks_(blocks), handed_out_(handed_out) {}
+  explicit Pageblocks(MetadataArray<Block> blocks) : blocks_(blocks) {}
 
   os::Mutex& mutex() POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
 
@@ -80,19 +81,19 @@ class Pageblocks {
   BlockCount managed_blocks() const { return {managed_.load(std::memory_order_relaxed)}; }
 
   // Pages of the granule that belong to its owner, counted from the granule's start; the rest is never filled ahead.
-  std::uint32_t handed_out(GranuleId granule) const {
-    return handed_out_[granule.value].load(std::memory_order_relaxed);
-  }
+  std::uint32_t handed_out(GranuleId granule) const { return handed_out_of(granule).load(std::memory_order_relaxed); }
   void set_handed_out(GranuleId granule, std::uint32_t pages) {
-    handed_out_[granule.value].store(static_cast<std::uint8_t>(pages), std::memory_order_relaxed);
+    handed_out_of(granule).store(static_cast<std::uint8_t>(pages), std::memory_order_relaxed);
   }
 
  private:
+  std::atomic<std::uint8_t>& handed_out_of(GranuleId granule) const {
+    return blocks_[granule.value / kGranulesPerBlock].handed_out[granule.value % kGranulesPerBlock];
+  }
   void enqueue_native_locked(BlockId block) POLDER_REQUIRES(mutex_);
 
   os::Mutex mutex_{LockRank::blocks};
   MetadataArray<Block> blocks_;
-  MetadataArray<std::atomic<std::uint8_t>> handed_out_;  // one per granule; atomic: read by the fault loop
   std::atomic<std::uint32_t> known_{0};
   std::uint32_t native_head_ POLDER_GUARDED_BY(mutex_) = 0;  // block id + 1
   std::uint32_t native_tail_ POLDER_GUARDED_BY(mutex_) = 0;

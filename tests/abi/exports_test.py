@@ -85,7 +85,7 @@ if "push   %rbp" not in code["malloc"]:
         check("call" not in body, f"{name} calls nothing", body)
         check(count < 60, f"{name} is short", f"{count} instructions")
 
-    # runtime/text_order.ld: code of the first kind is a segment of its own, that of the second fits a window of 64 KiB.
+    # runtime/layout.ld: code of the first kind is a segment of its own, that of the second fits a window of 64 KiB.
     for library in (LIBRARY, BESIDE):
         headers = output("readelf", "-SlW", library)
         sizes = {name: int(size, 16) for name, size in
@@ -93,4 +93,10 @@ if "push   %rbp" not in code["malloc"]:
         check(sizes[".text.first"] < 48 << 10 and sizes[".text.second"] < 64 << 10, "sizes of code that is run", sizes)
         segment = re.search(r"^\s+\d\d\s+(.*\.text\.first.*)$", headers, flags=re.MULTILINE).group(1).split()
         check(".text" not in segment and ".text.second" not in segment, "what every process runs is a segment", segment)
+        # So is what every process writes to; few touch .bss.seldom.
+        written = {name: int(size, 16) for name, size in
+                   re.findall(r"(\.data|\.bss)\s+(?:PROGBITS|NOBITS)\s+[0-9a-f]+ [0-9a-f]+ ([0-9a-f]+)", headers)}
+        check(sum(written.values()) <= 12 << 10, "sizes of variables", written)
+        relocated = re.search(r"GNU_RELRO(?:\s+0x[0-9a-f]+){4}\s+0x([0-9a-f]+)", headers).group(1)
+        check(int(relocated, 16) <= 4 << 10, "what the dynamic linker writes is a page", relocated)
 finish()

@@ -97,7 +97,7 @@ TEST_F(MetadataPoolTest, ChargesPagesAsItGrows) {
 
 TEST_F(MetadataPoolTest, GoesOnBeyondTheBudget) {
   budget_.set_limit({4});
-  EXPECT_NE(pool_.allocate(3 * kPageSize - 100), nullptr);  // takes 16 KiB
+  EXPECT_NE(pool_.allocate(4 * kPageSize - 100), nullptr);  // takes 16 KiB
   EXPECT_NE(pool_.allocate(64), nullptr);
   EXPECT_EQ(budget_.charged().value, 5U);
 }

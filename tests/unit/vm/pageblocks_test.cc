@@ -12,12 +12,10 @@ class PageblocksTest : public ::testing::Test {
   static constexpr std::uint32_t kBlocks = 16;
 
   PageblocksTest()
-      : size_(MetadataArray<Pageblocks::Block>::bytes_for(kBlocks) +
-              MetadataArray<std::atomic<std::uint8_t>>::bytes_for(kBlocks * kGranulesPerBlock)),
+      : size_(MetadataArray<Pageblocks::Block>::bytes_for(kBlocks)),
         memory_(os::reserve(size_, kPageSize).value),
         space_(memory_, size_),
-        blocks_(MetadataArray<Pageblocks::Block>(space_, kBlocks),
-                MetadataArray<std::atomic<std::uint8_t>>(space_, kBlocks * kGranulesPerBlock)) {
+        blocks_(MetadataArray<Pageblocks::Block>(space_, kBlocks)) {
     const os::MutexLock lock(blocks_.mutex());
     EXPECT_TRUE(blocks_.ensure_locked(BlockId{kBlocks}).ok());
   }

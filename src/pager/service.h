@@ -1,0 +1,58 @@
+// What the service threads work with. The pager makes it when paging is armed, so that a process that stays far from its
+// limit has none of it in memory; only tests unmake it.
+#pragma once
+
+#include "os/userfaultfd.h"
+#include "pager/block_requests.h"
+#include "pager/converter.h"
+#include "pager/courtesy.h"
+#include "pager/evictor.h"
+#include "pager/fault_loop.h"
+#include "pager/filler.h"
+#include "pager/fork_gate.h"
+#include "pager/granule_gate.h"
+#include "pager/parts.h"
+#include "pager/reclaimer.h"
+#include "pager/staging.h"
+#include "pager/thread_cpus.h"
+#include "pager/two_list_lru.h"
+#include "pager/wakeups.h"
+#include "store/store.h"
+#include "vm/free_pages.h"
+#include "vm/metadata.h"
+
+namespace polder {
+
+struct PagingService {
+  // `free_pages` is purged before anything is evicted; `cpus` are those that the process was started with.
+  PagingService(const VmParts& vm, MetadataArray<std::atomic<std::uint8_t>>& gate_flags,
+                MetadataArray<TwoListLru::Node>& ageing_nodes, Wakeups& wakeups, ThreadCpus& thread_cpus,
+                FreePages* free_pages, const os::CpuSet& cpus)
+      : gate(gate_flags),
+        policy(ageing_nodes),
+        staging(vm.arena.staging(), vm.budget),
+        store(vm.budget),
+        parts{vm, policy, gate, staging, store, uffd, wakeups},
+        evictor(parts),
+        filler(parts, evictor, courtesy),
+        converter(parts),
+        fault_loop(parts, evictor, filler, courtesy, thread_cpus),
+        reclaimer(parts, evictor, converter, fault_loop, requests, forks, free_pages, cpus) {}
+
+  GranuleGate gate;
+  TwoListLru policy;
+  Staging staging;
+  Store store;
+  os::Userfaultfd uffd;
+  PagerParts parts;
+  BlockRequests requests;
+  ForkGate forks;
+  Evictor evictor;
+  Courtesy courtesy;
+  Filler filler;
+  Converter converter;
+  FaultLoop fault_loop;
+  Reclaimer reclaimer;
+};
+
+}  // namespace polder
