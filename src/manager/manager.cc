@@ -34,7 +34,8 @@ std::size_t array_bytes(std::size_t arena_size) {
 // What describes one chunk of the arena once it is in use.
 PageCount metadata_per_chunk() {
   const GranuleCount granules = granules_of(Arena::kChunkSize);
-  return pages_up(Pager::metadata_bytes_per_chunk() + Heap::metadata_bytes(granules) + Buddy::metadata_bytes_in_use(granules));
+  return pages_up(Pager::metadata_bytes_per_chunk() + Heap::metadata_bytes(granules) +
+                  Buddy::metadata_bytes_in_use(granules));
 }
 
 MetadataSpace reserve(Arena& arena, const ManagerOptions& options, Arena::Layout (*layout_for)(std::size_t)) {
