@@ -3,7 +3,8 @@
 //
 //   byte      1
 //   page      4 KiB    what the MMU maps and the pager moves
-//   granule   64 KiB   smallest run of the buddy allocator, and the neighbourhood that is evicted with one call
+//   granule   32 KiB   smallest run of the buddy allocator
+//   folio     64 KiB   neighbourhood that is aged and evicted together
 //   pageblock 2 MiB    unit of userfaultfd registration, native or managed as a whole
 #pragma once
 
@@ -14,16 +15,20 @@
 namespace polder {
 
 inline constexpr unsigned kPageShift = 12;
-inline constexpr unsigned kGranuleShift = 16;
+inline constexpr unsigned kGranuleShift = 15;
+inline constexpr unsigned kFolioShift = 16;
 inline constexpr unsigned kBlockShift = 21;
 
 inline constexpr std::size_t kPageSize = std::size_t{1} << kPageShift;
 inline constexpr std::size_t kGranuleSize = std::size_t{1} << kGranuleShift;
+inline constexpr std::size_t kFolioSize = std::size_t{1} << kFolioShift;
 inline constexpr std::size_t kBlockSize = std::size_t{1} << kBlockShift;
 
 inline constexpr std::uint32_t kPagesPerGranule = 1U << (kGranuleShift - kPageShift);
+inline constexpr std::uint32_t kPagesPerFolio = 1U << (kFolioShift - kPageShift);
 inline constexpr std::uint32_t kPagesPerBlock = 1U << (kBlockShift - kPageShift);
 inline constexpr std::uint32_t kGranulesPerBlock = 1U << (kBlockShift - kGranuleShift);
+inline constexpr std::uint32_t kFoliosPerBlock = 1U << (kBlockShift - kFolioShift);
 
 // A count of `Tag`s. Arithmetic stays within one tag; mixing two does not compile.
 template <typename Tag>
@@ -51,12 +56,15 @@ struct Id {
 
 struct PageTag;
 struct GranuleTag;
+struct FolioTag;
 struct BlockTag;
 
 using PageCount = Count<PageTag>;
 using PageId = Id<PageTag>;
 using GranuleCount = Count<GranuleTag>;
 using GranuleId = Id<GranuleTag>;
+using FolioCount = Count<FolioTag>;
+using FolioId = Id<FolioTag>;
 using BlockCount = Count<BlockTag>;
 using BlockId = Id<BlockTag>;
 
@@ -73,9 +81,11 @@ constexpr GranuleCount granules_up(PageCount pages) {
 constexpr PageCount pages(GranuleCount granules) { return {granules.value * kPagesPerGranule}; }
 
 constexpr GranuleId granule_of(PageId page) { return {page.value / kPagesPerGranule}; }
+constexpr FolioId folio_of(PageId page) { return {page.value / kPagesPerFolio}; }
 constexpr BlockId block_of(PageId page) { return {page.value / kPagesPerBlock}; }
 constexpr BlockId block_of(GranuleId granule) { return {granule.value / kGranulesPerBlock}; }
 constexpr PageId first_page(GranuleId granule) { return {granule.value * kPagesPerGranule}; }
+constexpr PageId first_page(FolioId folio) { return {folio.value * kPagesPerFolio}; }
 constexpr PageId first_page(BlockId block) { return {block.value * kPagesPerBlock}; }
 
 }  // namespace polder

@@ -8,7 +8,7 @@ namespace polder {
 
 namespace {
 
-// Details become accessible in steps of this many granules (1 GiB of arena, 64 KiB of table).
+// Details become accessible in steps of this many granules (512 MiB of arena, 64 KiB of table).
 constexpr std::uint64_t kEnsureStep = 16384;
 
 }  // namespace

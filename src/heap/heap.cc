@@ -46,7 +46,7 @@ void* Heap::allocate_slow(ThreadCache* cache, std::size_t size) {
 void* Heap::allocate_large(std::size_t size, std::size_t alignment, RunContents contents, Buddy::Fit fit) {
   const auto attempt = [&] {
     if (size <= Spans::kLargest && alignment <= Spans::kAlignment) return spans_.allocate(size, contents);
-    return large_.allocate(size, std::max(alignment, kGranuleSize), contents, fit);
+    return large_.allocate(size, std::max(alignment, LargeRuns::kAlignment), contents, fit);
   };
   void* memory = attempt();
   if (memory == nullptr && size <= map_.arena().size() && give_up_idle()) memory = attempt();

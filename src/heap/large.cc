@@ -28,7 +28,7 @@ constexpr bool is_head(GranuleKind kind) {
 
 bool LargeRuns::place(PageCount pages, std::size_t alignment, Buddy::Fit fit, Placed* placed) {
   const GranuleCount granules = space_for(pages);
-  const GranuleCount step{std::max(alignment, kGranuleSize) / kGranuleSize};
+  const GranuleCount step{alignment / kGranuleSize};
   const auto base = reinterpret_cast<std::uintptr_t>(map_.arena().base());
   if (base % alignment == 0) {
     const std::optional<Buddy::Taken> taken = runs_.take_space(granules, step, fit);
@@ -158,7 +158,7 @@ LargeRuns::Moved LargeRuns::move(Run from, std::size_t size) {
   const PageCount pages = pages_up(size);
   if (size > map_.arena().size() || from.pages < kMoveFrom || pages <= from.pages) return {};
   Placed placed;
-  if (!place(pages, kGranuleSize, Buddy::Fit::clean, &placed)) return {};
+  if (!place(pages, kAlignment, Buddy::Fit::clean, &placed)) return {};
   const Extent& extent = placed.extent;
   if (!backing_.provide(extent.run())) {
     runs_.return_space({extent.first, placed.dirty}, extent.space());

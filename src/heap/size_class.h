@@ -10,9 +10,10 @@
 //               above each power of two from 1 KiB on: sqlite 0.96, calloc 1.02, sh6 1.01
 //   alignment   every size is a multiple of 16; objects start at multiples of their size from a slab that is aligned to
 //               its own length, so an object is aligned to every power of two that divides its size
-//   slabs       one granule (64 KiB), or two where one would waste more than an eighth of itself. With granules of
-//               16 KiB (one run): xmalloc 0.94, sh6 0.95, stl and calloc 0.97, sqlite 0.98, but mstress 1.06,
-//               replace_threads 1.03, very_large 1.73
+//   slabs       one granule (32 KiB); two or four where that holds fewer than four objects, or an eighth would be wasted.
+//               Peak memory against granules of 64 KiB: xmalloc and sh6 0.96, mstress, stl and sqlite 0.98,
+//               replace_threads 1.01; of time 1.02. Granules of 16 KiB: a little less in those, but mstress 1.06,
+//               replace_threads 1.03
 #pragma once
 
 #include <array>
@@ -61,13 +62,19 @@ inline constexpr std::uint32_t kLargeMagazineBytes = 64 << 10;
 inline constexpr std::uint32_t kSmallestMagazine = 3;
 inline constexpr std::uint32_t kUsualMagazine = 255;
 inline constexpr std::uint32_t kLargestMagazine = 1023;
+inline constexpr std::uint32_t kFewestObjects = 4;  // of a slab; a hardened heap uses one less
 
 constexpr std::uint32_t magazine_of(std::uint32_t bytes, std::uint32_t size, std::uint32_t most) {
   const std::uint32_t count = bytes / size;
   return count < kSmallestMagazine ? kSmallestMagazine : count > most ? most : count;
 }
 
-constexpr std::uint32_t granules_for(std::uint32_t size) { return kGranuleSize % size > kGranuleSize / 8 ? 2 : 1; }
+constexpr std::uint32_t granules_for(std::uint32_t size) {
+  for (std::uint32_t granules = 1;; granules *= 2) {
+    const std::size_t length = granules * kGranuleSize;
+    if (length >= kFewestObjects * std::size_t{size} && length % size <= length / 8) return granules;
+  }
+}
 
 constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
   std::array<SizeClassInfo, kSizeClassCount + 1> classes{};

@@ -13,7 +13,7 @@ namespace polder {
 namespace {
 
 constexpr GranuleCount kBlockGranules{kGranulesPerBlock};
-static_assert(kGranulesPerBlock == 32, "Buddy::Taken tells of 32 granules which are dirty");
+static_assert(kGranulesPerBlock == 64, "which granules of a block are dirty is a word");
 
 // A span gives up its end when that is an eighth of it.
 constexpr unsigned kShrinkPart = 8;
@@ -111,18 +111,18 @@ bool Spans::create_block(Place* place) {
 void Spans::release_block(SpanBlock* block) {
   if (block == nullptr) return;
   const GranuleId first = block->first;
-  std::uint32_t dirty = 0;
+  std::uint64_t dirty = 0;
   for (unsigned granule = 0; granule < kGranulesPerBlock; ++granule) {
     const unsigned page = granule * kPagesPerGranule;
-    dirty |= std::uint32_t{block->dirty.next_set(page) < page + kPagesPerGranule} << granule;
+    dirty |= std::uint64_t{block->dirty.next_set(page) < page + kPagesPerGranule} << granule;
   }
   pool_.free(block, sizeof(SpanBlock));
   // From the end, in pieces of the same contents: only what is dirty shall count as that.
   unsigned end = kGranulesPerBlock;
-  for (std::uint32_t borders = (dirty ^ dirty >> 1) & (UINT32_MAX >> 1); borders != 0;) {
+  for (std::uint64_t borders = (dirty ^ dirty >> 1) & (UINT64_MAX >> 1); borders != 0;) {
     const auto begin = static_cast<unsigned>(std::bit_width(borders));
     runs_.shrink(first, {end}, {begin}, (dirty >> begin & 1) != 0 ? Buddy::Contents::dirty : Buddy::Contents::clean);
-    borders ^= std::uint32_t{1} << (begin - 1);
+    borders ^= std::uint64_t{1} << (begin - 1);
     end = begin;
   }
   runs_.return_space({first, (dirty & 1) != 0}, {end});

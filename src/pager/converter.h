@@ -1,5 +1,5 @@
 // Turns native pageblocks into managed ones: registers them with userfaultfd, asks the kernel which of their pages exist,
-// uncharges the rest, and hands the granules to the policy. From then on their pages fault to us and can be evicted.
+// uncharges the rest, and hands the folios to the policy. From then on their pages fault to us and can be evicted.
 //
 // Runs on the reclaimer (and, in a forked child, on the new pager thread before anything else). Holds the blocks lock
 // for one block at a time; faults on that block are parked meanwhile.

@@ -24,12 +24,12 @@ PageCount Evictor::stage_victims_locked() {
   Cluster* const cluster = parts_.staging.take_empty(clusters_allowed());
   if (cluster == nullptr) return {};
   PageCount evicted;
-  // What is refused goes back to the lists: each granule is looked at once.
+  // What is refused goes back to the lists: each folio is looked at once.
   for (std::uint64_t left = parts_.policy.aged().value;
-       left != 0 && cluster->windows < Cluster::kGranules && cluster->count < Cluster::kEnoughPages; --left) {
-    std::array<GranuleId, 1> victim;
+       left != 0 && cluster->windows < Cluster::kFolios && cluster->count < Cluster::kEnoughPages; --left) {
+    std::array<FolioId, 1> victim;
     if (parts_.policy.choose(victim) == 0) break;
-    evicted += evict_granule_locked(victim[0], *cluster);
+    evicted += evict_folio_locked(victim[0], *cluster);
   }
   if (cluster->count == 0) {
     parts_.staging.give_back(*cluster);
@@ -41,16 +41,16 @@ PageCount Evictor::stage_victims_locked() {
   return evicted;
 }
 
-PageCount Evictor::evict_granule_locked(GranuleId granule, Cluster& cluster) {
+PageCount Evictor::evict_folio_locked(FolioId folio, Cluster& cluster) {
   // With swap full only pages that have a stored copy may be able to leave. Now and then all are tried: same-filled pages
   // need no slot, and slots come free.
   const bool only_copies = parts_.store.full() && ++full_rounds_ % 16 != 0;
-  parts_.gate.close(granule);
-  const PageId base = first_page(granule);
+  parts_.gate.close(folio);
+  const PageId base = first_page(folio);
   std::uint32_t claimed = 0;   // ours: evicting
   std::uint32_t barriers = 0;  // present or about to be, and not ours: no move may cross them,
   std::uint32_t guards = 0;    // nor these
-  for (std::uint32_t i = 0; i < kPagesPerGranule; ++i) {
+  for (std::uint32_t i = 0; i < kPagesPerFolio; ++i) {
     const PageId page{base.value + i};
     PageWord word = parts_.table.load(page);
     while (word.state() == PageState::resident && (word.retained() || !only_copies)) {
@@ -66,31 +66,31 @@ PageCount Evictor::evict_granule_locked(GranuleId granule, Cluster& cluster) {
     if (state == PageState::guard) guards |= bit(i);
   }
   PageCount evicted;
-  for (std::uint32_t first = 0; first < kPagesPerGranule;) {
+  for (std::uint32_t first = 0; first < kPagesPerFolio;) {
     if ((claimed & bit(first)) == 0) {
       ++first;
       continue;
     }
     std::uint32_t end = first + 1;
     std::uint32_t last_claimed = first;
-    for (; end < kPagesPerGranule && ((barriers | guards) & bit(end)) == 0; ++end) {
+    for (; end < kPagesPerFolio && ((barriers | guards) & bit(end)) == 0; ++end) {
       if ((claimed & bit(end)) != 0) last_claimed = end;
     }
-    evicted += move_stretch(granule, first, last_claimed + 1, claimed, cluster);
+    evicted += move_stretch(folio, first, last_claimed + 1, claimed, cluster);
     first = end;
   }
   if (evicted.value != 0) ++cluster.windows;
-  parts_.gate.open(granule);
+  parts_.gate.open(folio);
   if (evicted.value != static_cast<std::uint32_t>(std::popcount(claimed | barriers))) {
-    parts_.policy.arrived(granule, Arrival::refused);
+    parts_.policy.arrived(folio, Arrival::refused);
   }
   return evicted;
 }
 
-PageCount Evictor::move_stretch(GranuleId granule, std::uint32_t first, std::uint32_t end, std::uint32_t claimed,
+PageCount Evictor::move_stretch(FolioId folio, std::uint32_t first, std::uint32_t end, std::uint32_t claimed,
                                 Cluster& cluster) {
-  const PageId base = first_page(granule);
-  const std::uint32_t window = cluster.windows * kPagesPerGranule;
+  const PageId base = first_page(folio);
+  const std::uint32_t window = cluster.windows * kPagesPerFolio;
   PageCount evicted;
   bool copied_on_write = false;
   while (first < end) {
@@ -171,7 +171,7 @@ Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsi
 bool Evictor::check_present(const Cluster& cluster) {
   std::uint64_t present[Cluster::kPositions / 64] = {};
   const char* const area = parts_.staging.address(parts_.staging.number_of(cluster, 0));
-  if (!pagemap_.scan_present(area, std::size_t{cluster.windows} * kGranuleSize, present).ok()) return false;
+  if (!pagemap_.scan_present(area, std::size_t{cluster.windows} * kFolioSize, present).ok()) return false;
   for (std::uint32_t i = 0; i < cluster.count; ++i) {
     const StagedPage& staged = cluster.pages[i];
     const bool there = (present[staged.position / 64] >> (staged.position % 64) & 1) != 0;
@@ -333,7 +333,7 @@ PageCount Evictor::retire(Cluster& cluster) {
   if (kept == 0 && range_count != 0) {
     // One call over the whole cluster, holes included, costs one TLB shootdown.
     error = os::discard(parts_.staging.address(parts_.staging.number_of(cluster, 0)),
-                        std::size_t{cluster.windows} * kGranuleSize);
+                        std::size_t{cluster.windows} * kFolioSize);
   } else if (kept != 0 && range_count != 0) {
     error = os::discard_all(ranges, range_count);
   }
@@ -431,7 +431,7 @@ bool Evictor::put_back(const StagedPage& staged, const Cluster& cluster) {
     parts_.uffd.wake(parts_.arena.address(staged.page), kPageSize);  // a fault may have met it in between
     return false;
   }
-  parts_.policy.arrived(granule_of(staged.page), Arrival::refused);
+  parts_.policy.arrived(folio_of(staged.page), Arrival::refused);
   return true;
 }
 

@@ -2,8 +2,8 @@
 // when and how much is the reclaimer's decision.
 //
 // The life of an evicted page:
-//   1. the policy names its granule; the gate closes; the word goes resident → evicting
-//   2. one UFFDIO_MOVE per stretch takes the granule's pages to a staging window; evicting → staged; the gate opens
+//   1. the policy names its folio; the gate closes; the word goes resident → evicting
+//   2. one UFFDIO_MOVE per stretch takes the folio's pages to a staging window; evicting → staged; the gate opens
 //   3. its cluster becomes the oldest: same-filled? unchanged since its retained copy? else a slot, and one write
 //   4. the write is complete: the hash is recorded, staged → stored; a page that was taken back meanwhile keeps its life
 //   5. the cluster's staging pages are discarded in one call and uncharged
@@ -72,8 +72,8 @@ class Evictor {
   void reset_in_child() POLDER_NO_THREAD_SAFETY_ANALYSIS;
 
  private:
-  PageCount evict_granule_locked(GranuleId granule, Cluster& cluster) POLDER_REQUIRES(mutex_);
-  PageCount move_stretch(GranuleId granule, std::uint32_t first, std::uint32_t end, std::uint32_t claimed,
+  PageCount evict_folio_locked(FolioId folio, Cluster& cluster) POLDER_REQUIRES(mutex_);
+  PageCount move_stretch(FolioId folio, std::uint32_t first, std::uint32_t end, std::uint32_t claimed,
                          Cluster& cluster);
   void stage_page(PageId page, std::uint32_t position, Cluster& cluster);
   void refuse_page(PageId page);
@@ -93,7 +93,7 @@ class Evictor {
   os::Pagemap pagemap_;
   std::atomic<std::uint32_t> writing_{0};  // clusters being written; atomic: read by the reclaimer's wait
   std::atomic<bool> forked_{false};
-  std::uint32_t full_rounds_ POLDER_GUARDED_BY(mutex_) = 0;  // granules looked at while swap was full
+  std::uint32_t full_rounds_ POLDER_GUARDED_BY(mutex_) = 0;  // folios looked at while swap was full
 };
 
 }  // namespace polder

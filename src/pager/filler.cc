@@ -12,8 +12,8 @@
 namespace polder {
 namespace {
 
-// A granule of zeros: never written, so it costs no memory.
-[[gnu::section(".bss.seldom")]] alignas(kPageSize) constinit char zeros[kGranuleSize] = {};
+// A folio of zeros: never written, so it costs no memory.
+[[gnu::section(".bss.seldom")]] alignas(kPageSize) constinit char zeros[kFolioSize] = {};
 
 // Pages filled ahead of a first touch that follows its predecessor. A fault costs 8 µs, each further page 0.8.
 constexpr std::uint32_t kZeroWindow = 8;
@@ -40,7 +40,7 @@ Errno Filler::prepare(unsigned reads) {
   parts_.budget.charge_metadata(pages_up(size));
   pattern_page_ = memory.value;
   for (; read_count_ < reads; ++read_count_) {
-    reads_[read_count_].buffer = pattern_page_ + kPageSize + read_count_ * kGranuleSize;
+    reads_[read_count_].buffer = pattern_page_ + kPageSize + read_count_ * kFolioSize;
   }
   return kOk;
 }
@@ -95,11 +95,11 @@ bool Filler::charge_one(const os::Fault& fault) {
   return true;
 }
 
-// Claims the page for filling. False when it changed, or when the evictor works on its granule; `word` is then current.
+// Claims the page for filling. False when it changed, or when the evictor works on its folio; `word` is then current.
 bool Filler::begin(PageId page, PageWord& word) {
   const PageWord filling = word.with_state(PageState::filling).with_source(word.state()).without_discarded();
   if (!parts_.table.transition(page, word, filling)) return false;
-  if (!parts_.gate.closed(granule_of(page))) return true;
+  if (!parts_.gate.closed(folio_of(page))) return true;
   revert(page);
   word = parts_.table.load(page);
   return false;
@@ -153,12 +153,25 @@ std::uint32_t Filler::install(PageId first, std::uint32_t count, const char* byt
 }
 
 std::uint32_t Filler::zero_window(PageId page) const {
-  const GranuleId granule = granule_of(page);
-  const std::uint32_t offset = page.value % kPagesPerGranule;
-  const std::uint32_t handed_out = parts_.blocks.handed_out(granule);
-  if (offset >= handed_out) return 1;
-  const bool forward = offset == 0 || parts_.table.load(PageId{page.value - 1}).state() != PageState::untouched;
-  return forward ? std::min(kZeroWindow, handed_out - offset) : 1;
+  if (handed_out_from(page) == 0) return 1;
+  const bool forward =
+      page.value % kPagesPerFolio == 0 || parts_.table.load(page - PageCount{1}).state() != PageState::untouched;
+  return forward ? std::min(kZeroWindow, handed_out_from(page)) : 1;
+}
+
+// Pages of the folio from that page on that belong to the owners of their granules.
+std::uint32_t Filler::handed_out_from(PageId page) const {
+  const PageId end = first_page(folio_of(page)) + PageCount{kPagesPerFolio};
+  std::uint32_t number = 0;
+  for (PageId next = page; next < end;) {
+    const PageId granule = first_page(granule_of(next));
+    const PageId handed_out = granule + PageCount{parts_.blocks.handed_out(granule_of(next))};
+    if (handed_out <= next) break;
+    number += static_cast<std::uint32_t>((handed_out - next).value);
+    next = granule + PageCount{kPagesPerGranule};
+    if (handed_out != next) break;
+  }
+  return number;
 }
 
 Resolution Filler::fill_zero(PageId page, const os::Fault& fault) {
@@ -187,7 +200,7 @@ Resolution Filler::fill_zero(PageId page, const os::Fault& fault) {
     parts_.uffd.wake(parts_.arena.address(page), kPageSize);  // the mapping is gone: the toucher finds out by itself
     return Resolution::done;
   }
-  parts_.policy.arrived(granule_of(page), Arrival::zero);
+  parts_.policy.arrived(folio_of(page), Arrival::zero);
   count_alone(parts_.statistics->pager.fills_zero, installed);
   return Resolution::done;
 }
@@ -239,7 +252,7 @@ Resolution Filler::take_back_by_move(PageId page, PageWord word) {
 
 void Filler::took_back(PageId page) {
   finish(page, Copy::none);
-  parts_.policy.arrived(granule_of(page), Arrival::staged);
+  parts_.policy.arrived(folio_of(page), Arrival::staged);
   count_alone(parts_.statistics->pager.soft_faults);
   count_alone(parts_.statistics->pager.fills_staged);
 }
@@ -267,7 +280,7 @@ Resolution Filler::fill_pattern(PageId page, PageWord word, const os::Fault& fau
   parts_.store.release(location);
   parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
   parts_.statistics->reclaim.same_filled_pages.fetch_sub(1, std::memory_order_relaxed);
-  parts_.policy.arrived(granule_of(page), Arrival::stored);
+  parts_.policy.arrived(folio_of(page), Arrival::stored);
   count_alone(parts_.statistics->pager.fills_same_filled);
   return Resolution::done;
 }
@@ -307,10 +320,10 @@ PageId Filler::read_on(PageId page, std::uint32_t window) {
   return page;
 }
 
-// Claims and charges stored pages from `first` on that lie in one granule and in consecutive slots, at most `window`.
+// Claims and charges stored pages from `first` on that lie in one folio and in consecutive slots, at most `window`.
 // None when memory is short: reading ahead must not evict.
 PageCount Filler::claim_stored(PageId first, std::uint32_t window) {
-  window = std::min(window, kPagesPerGranule - first.value % kPagesPerGranule);
+  window = std::min(window, kPagesPerFolio - first.value % kPagesPerFolio);
   if (!parts_.blocks.known(block_of(first)) || parts_.blocks.mode(block_of(first)) != BlockMode::managed) return {};
   if (!parts_.budget.try_charge(PageCount{window}, parts_.budget.watermarks().low)) return {};
   const PageWord start = parts_.table.load(first);
@@ -391,7 +404,7 @@ void Filler::read_completed(const os::IoCompletion& completion) {
   }
   count_alone(statistics.pager.fills_swap, asked ? 1 : 0);
   count_alone(statistics.pager.fills_readahead, read.count - (asked ? 1 : 0));
-  parts_.policy.arrived(granule_of(read.first), asked ? Arrival::stored : Arrival::ahead);
+  parts_.policy.arrived(folio_of(read.first), asked ? Arrival::stored : Arrival::ahead);
   read.count = 0;
   --reads_outstanding_;
 }

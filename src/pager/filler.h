@@ -39,8 +39,8 @@ class Filler {
   Filler(PagerParts& parts, Evictor& evictor, Courtesy& courtesy)
       : parts_(parts), evictor_(evictor), courtesy_(courtesy) {}
 
-  // Buffers for `reads` concurrent reads of up to a granule each; their size. ENOMEM.
-  static PageCount memory_for(unsigned reads) { return PageCount{1 + std::uint64_t{reads} * kPagesPerGranule}; }
+  // Buffers for `reads` concurrent reads of up to a folio each; their size. ENOMEM.
+  static PageCount memory_for(unsigned reads) { return PageCount{1 + std::uint64_t{reads} * kPagesPerFolio}; }
   Errno prepare(unsigned reads);
   // Engines and descriptors of the calling service thread.
   void attach(os::IoEngine& engine, os::Pagemap& pagemap);
@@ -104,6 +104,7 @@ class Filler {
   void submit_new(Read& read, PageId first, PageCount count, Asked asked);
   Resolution check_present(PageId page);
   std::uint32_t zero_window(PageId page) const;
+  std::uint32_t handed_out_from(PageId page) const;
   void submit(Read& read);
   void read_failed(Read& read, Errno error);
   void lose(PageId page, const char* why);

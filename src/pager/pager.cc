@@ -23,12 +23,12 @@ constexpr PageCount kForkRoom{16};
 // How long a wait for room lasts between two looks.
 constexpr int kRoomWaitMs = 20;
 
-// Concurrent reads: a 64th of the limit in buffers, between 4 and 64 of a granule each.
+// Concurrent reads: a 64th of the limit in buffers, between 4 and 64 of a folio each.
 unsigned reads_for(PageCount limit) {
-  return static_cast<unsigned>(std::clamp<std::uint64_t>(limit.value / 64 / kPagesPerGranule, 4, Filler::kMaxReads));
+  return static_cast<unsigned>(std::clamp<std::uint64_t>(limit.value / 64 / kPagesPerFolio, 4, Filler::kMaxReads));
 }
 
-std::size_t granules_of(PageCount pages) { return pages.value / kPagesPerGranule; }
+std::size_t folios_of(PageCount pages) { return pages.value / kPagesPerFolio; }
 std::size_t blocks_of(PageCount pages) { return (pages.value + kPagesPerBlock - 1) / kPagesPerBlock; }
 
 }  // namespace
@@ -36,14 +36,14 @@ std::size_t blocks_of(PageCount pages) { return (pages.value + kPagesPerBlock - 
 std::size_t Pager::metadata_bytes(PageCount pages) {
   return MetadataArray<std::atomic<std::uint64_t>>::bytes_for(pages.value) +
          MetadataArray<Pageblocks::Block>::bytes_for(blocks_of(pages)) +
-         MetadataArray<std::atomic<std::uint8_t>>::bytes_for(granules_of(pages)) +
-         MetadataArray<TwoListLru::Node>::bytes_for(granules_of(pages));
+         MetadataArray<std::atomic<std::uint8_t>>::bytes_for(folios_of(pages)) +
+         MetadataArray<TwoListLru::Node>::bytes_for(folios_of(pages));
 }
 
 std::size_t Pager::metadata_bytes_per_chunk() {
   constexpr std::size_t kPages = Arena::kChunkSize / kPageSize;
   return kPages * sizeof(std::uint64_t) + kPages / kPagesPerBlock * sizeof(Pageblocks::Block) +
-         kPages / kPagesPerGranule * (1 + sizeof(TwoListLru::Node));
+         kPages / kPagesPerFolio * (1 + sizeof(TwoListLru::Node));
 }
 
 Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
@@ -52,8 +52,8 @@ Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, Me
       budget_(budget),
       table_(MetadataArray<std::atomic<std::uint64_t>>(space, arena.pages().value)),
       blocks_(MetadataArray<Pageblocks::Block>(space, blocks_of(arena.pages()))),
-      gate_flags_(space, granules_of(arena.pages())),
-      ageing_nodes_(space, granules_of(arena.pages())),
+      gate_flags_(space, folios_of(arena.pages())),
+      ageing_nodes_(space, folios_of(arena.pages())),
       statistics_(&statistics),
       vm_{arena, table_, blocks_, budget, statistics_},
       thread_cpus_(pool),
@@ -350,8 +350,7 @@ void Pager::fork_child() {
   service_->fault_loop.reset_in_child();
   service_->converter.reset_in_child();
   service_->reclaimer.reset_in_child();
-  service_->policy.reset_in_child(
-      GranuleId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kGranulesPerBlock)});
+  service_->policy.reset_in_child(FolioId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kFoliosPerBlock)});
   std::construct_at(&service_->uffd);  // the descriptor was the parent's service threads'
   budget_.reset_in_child();
   service_->evictor.note_fork();

@@ -3,7 +3,7 @@
 
 #include "base/statistics_segment.h"
 #include "os/userfaultfd.h"
-#include "pager/granule_gate.h"
+#include "pager/folio_gate.h"
 #include "pager/policy.h"
 #include "pager/staging.h"
 #include "pager/wakeups.h"
@@ -27,7 +27,7 @@ struct VmParts {
 // And once paging is armed.
 struct PagerParts : VmParts {
   Policy& policy;
-  GranuleGate& gate;
+  FolioGate& gate;
   Staging& staging;
   Store& store;
   os::Userfaultfd& uffd;

@@ -1,8 +1,8 @@
-// Which granules are evicted next. Without accessed bits from the hardware a policy lives on events: a page came back
+// Which folios are evicted next. Without accessed bits from the hardware a policy lives on events: a page came back
 // from staging (it was hot), was read back from the store after so many evictions (refault distance), was touched for
 // the first time, or was found resident when its block became managed.
 //
-// Policies age granules, not pages: a granule's resident pages are evicted together with one move, and those that are
+// Policies age folios, not pages: a folio's resident pages are evicted together with one move, and those that are
 // wanted come back alone. Called by the fault loop and by whoever reclaims; an implementation locks itself (rank policy)
 // and holds the lock for list work only.
 #pragma once
@@ -20,26 +20,26 @@ enum class Arrival : std::uint8_t {
   staged,     // taken back out of staging: a soft fault
   stored,     // read back from the store
   ahead,      // filled without having been asked for
-  refused,    // could not be evicted now; every other granule's turn comes before it is chosen again
+  refused,    // could not be evicted now; every other folio's turn comes before it is chosen again
 };
 
 class Policy {
  public:
   virtual ~Policy() = default;
 
-  // A page of the granule became resident.
-  virtual void arrived(GranuleId granule, Arrival how) = 0;
+  // A page of the folio became resident.
+  virtual void arrived(FolioId folio, Arrival how) = 0;
 
-  // Takes up to victims.size() granules off the lists, coldest first; the number taken. What of them stays resident is
+  // Takes up to victims.size() folios off the lists, coldest first; the number taken. What of them stays resident is
   // given back by arrived(…, refused).
-  virtual std::size_t choose(std::span<GranuleId> victims) = 0;
+  virtual std::size_t choose(std::span<FolioId> victims) = 0;
 
-  // Granules on the lists now.
-  virtual GranuleCount aged() const = 0;
+  // Folios on the lists now.
+  virtual FolioCount aged() const = 0;
 
   // A forked child starts over, whatever its parent's threads were doing to the lists: nothing is on them, history is
-  // forgotten. `end` bounds the granules that were ever named. No other thread exists.
-  virtual void reset_in_child(GranuleId end) = 0;
+  // forgotten. `end` bounds the folios that were ever named. No other thread exists.
+  virtual void reset_in_child(FolioId end) = 0;
 };
 
 }  // namespace polder

@@ -76,9 +76,9 @@ bool Provider::ensure_described(Run run) {
   const BlockId end = block_of(run.end() - PageCount{1}) + BlockCount{1};
   if (parts_.blocks.known(end - BlockCount{1})) return true;
   const os::MutexLock lock(parts_.blocks.mutex());
-  const std::size_t granules = std::size_t{end.value} * kGranulesPerBlock;
-  return parts_.table.ensure(first_page(end)).ok() && gate_flags_.ensure(granules).ok() &&
-         ageing_nodes_.ensure(granules).ok() && parts_.blocks.ensure_locked(end).ok();
+  const std::size_t folios = std::size_t{end.value} * kFoliosPerBlock;
+  return parts_.table.ensure(first_page(end)).ok() && gate_flags_.ensure(folios).ok() &&
+         ageing_nodes_.ensure(folios).ok() && parts_.blocks.ensure_locked(end).ok();
 }
 
 bool Provider::provide_piece(Run piece) {

@@ -16,7 +16,7 @@ namespace polder {
 class Readahead {
  public:
   // 256 KiB: four reads side by side.
-  static constexpr std::uint32_t kMaxWindow = 4 * kPagesPerGranule;
+  static constexpr std::uint32_t kMaxWindow = 4 * kPagesPerFolio;
   // Faults in a row that make a stream worth reading ahead of: two are an object that spans two pages.
   static constexpr std::uint32_t kTrusted = 3;
 

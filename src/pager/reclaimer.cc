@@ -102,8 +102,8 @@ bool Reclaimer::purge_free_pages() {
 
 // Native blocks age too: one of them becomes evictable when little else is, and now and then in any case.
 bool Reclaimer::convert_if_few_evictable() {
-  // Granules count in full here although some of their pages are absent: half of what is charged is not too much.
-  const std::uint64_t evictable = pages(parts_.policy.aged()).value;
+  // Folios count in full here although some of their pages are absent: half of what is charged is not too much.
+  const std::uint64_t evictable = parts_.policy.aged().value * kPagesPerFolio;
   if (evictable * 2 >= parts_.budget.charged().value && ++batches_since_conversion_ < kBatchesPerConversion)
     return false;
   batches_since_conversion_ = 0;
@@ -126,7 +126,7 @@ bool Reclaimer::evict_batch() {
       return true;
     case Evictor::Processed::stuck:
       // Somewhere on the lists there may be pages that need no slot: all are tried once before we give up.
-      return ++stuck_ <= parts_.policy.aged().value / Cluster::kGranules + 2;
+      return ++stuck_ <= parts_.policy.aged().value / Cluster::kFolios + 2;
   }
   return false;
 }
@@ -154,7 +154,7 @@ void Reclaimer::serve_fork() {
 
 void Reclaimer::note_progress(bool progress) {
   const Patience::Time time = time_now();
-  // One fruitless round means little: the lists may have held nothing but empty granules, and are shorter now.
+  // One fruitless round means little: the lists may have held nothing but empty folios, and are shorter now.
   if (progress || evictor_.writes_outstanding()) {
     patience_.renew(time);
   } else {

@@ -9,8 +9,8 @@
 #include "pager/evictor.h"
 #include "pager/fault_loop.h"
 #include "pager/filler.h"
+#include "pager/folio_gate.h"
 #include "pager/fork_gate.h"
-#include "pager/granule_gate.h"
 #include "pager/parts.h"
 #include "pager/reclaimer.h"
 #include "pager/staging.h"
@@ -39,7 +39,7 @@ struct PagingService {
         fault_loop(parts, evictor, filler, courtesy, thread_cpus),
         reclaimer(parts, evictor, converter, fault_loop, requests, forks, free_pages, cpus) {}
 
-  GranuleGate gate;
+  FolioGate gate;
   TwoListLru policy;
   Staging staging;
   Store store;

@@ -9,7 +9,7 @@
 namespace polder {
 
 std::uint32_t Staging::clusters_for(PageCount limit) {
-  // Clusters are rarely full: sparse granules fill them with about 44 pages.
+  // Clusters are rarely full: sparse folios fill them with about 44 pages.
   constexpr std::uint64_t kTypicalPages = 44;
   return static_cast<std::uint32_t>(std::clamp<std::uint64_t>(limit.value / 16 / kTypicalPages, 4, kMaxClusters));
 }

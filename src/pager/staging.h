@@ -1,8 +1,8 @@
 // The staging area: where victims wait, out of the application's reach but still in memory, before their bytes are
 // stored. A page that is wanted in time is taken back for the price of a copy, and has told us that it is hot.
 //
-//   area      kMaxClusters clusters of kPositions page positions of address space. A granule's pages keep their offsets
-//             in one of the cluster's kGranules windows, so that one move serves the whole granule, holes included
+//   area      kMaxClusters clusters of kPositions page positions of address space. A folio's pages keep their offsets
+//             in one of the cluster's kFolios windows, so that one move serves the whole folio, holes included
 //   cluster   empty ─► staged ─► writing ─► written | failed ─► empty (or staged again, with what could not be stored)
 //   order     staged clusters queue; the oldest is processed first: staging is the second chance's clock hand
 //   charge    every staged page stays charged until its staging page is discarded
@@ -46,15 +46,15 @@ struct StagedPage {
 };
 
 struct Cluster {
-  static constexpr std::uint32_t kGranules = 8;
-  static constexpr std::uint32_t kPositions = kGranules * kPagesPerGranule;
+  static constexpr std::uint32_t kFolios = 8;
+  static constexpr std::uint32_t kPositions = kFolios * kPagesPerFolio;
   static constexpr std::uint32_t kMaxPages = 56;     // fits the vectors of one write
-  static constexpr std::uint32_t kEnoughPages = 40;  // no further granule is added
+  static constexpr std::uint32_t kEnoughPages = 40;  // no further folio is added
 
   ClusterState state = ClusterState::empty;
   std::uint32_t index = 0;
   std::uint32_t count = 0;
-  std::uint32_t windows = 0;  // granule windows used
+  std::uint32_t windows = 0;  // folio windows used
   Cluster* next = nullptr;    // in the queue of staged clusters
   StagedPage pages[kMaxPages];
   iovec vectors[kMaxPages];

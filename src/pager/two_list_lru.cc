@@ -4,40 +4,40 @@
 
 namespace polder {
 
-void TwoListLru::push_head_locked(std::uint32_t granule, ListName name) {
-  Node& node = nodes_[granule];
+void TwoListLru::push_head_locked(std::uint32_t folio, ListName name) {
+  Node& node = nodes_[folio];
   List& list = lists_[name];
   node.list = name;
   node.previous = 0;
   node.next = list.head;
   if (list.head != 0) {
-    nodes_[list.head - 1].previous = granule + 1;
+    nodes_[list.head - 1].previous = folio + 1;
   } else {
-    list.tail = granule + 1;
+    list.tail = folio + 1;
   }
-  list.head = granule + 1;
+  list.head = folio + 1;
   ++list.length;
 }
 
-void TwoListLru::push_tail_locked(std::uint32_t granule, ListName name) {
-  Node& node = nodes_[granule];
+void TwoListLru::push_tail_locked(std::uint32_t folio, ListName name) {
+  Node& node = nodes_[folio];
   List& list = lists_[name];
   node.list = name;
   node.next = 0;
   node.previous = list.tail;
   if (list.tail != 0) {
-    nodes_[list.tail - 1].next = granule + 1;
+    nodes_[list.tail - 1].next = folio + 1;
   } else {
-    list.head = granule + 1;
+    list.head = folio + 1;
   }
-  list.tail = granule + 1;
+  list.tail = folio + 1;
   ++list.length;
 }
 
-void TwoListLru::remove_locked(std::uint32_t granule) {
-  Node& node = nodes_[granule];
+void TwoListLru::remove_locked(std::uint32_t folio) {
+  Node& node = nodes_[folio];
   List& list = lists_[node.list];
-  POLDER_DCHECK(node.list != kNone && list.length > 0, "granule is on a list", granule, node.list);
+  POLDER_DCHECK(node.list != kNone && list.length > 0, "folio is on a list", folio, node.list);
   if (node.previous != 0) {
     nodes_[node.previous - 1].next = node.next;
   } else {
@@ -58,7 +58,7 @@ bool TwoListLru::refaulted_early_locked(const Node& node) const {
   return distance <= lists_[kActive].length;
 }
 
-void TwoListLru::arrived(GranuleId id, Arrival how) {
+void TwoListLru::arrived(FolioId id, Arrival how) {
   const os::MutexLock lock(mutex_);
   Node& node = nodes_[id.value];
   ListName target = kInactive;
@@ -78,7 +78,7 @@ void TwoListLru::arrived(GranuleId id, Arrival how) {
   if (node.list == kNone) {
     push_head_locked(id.value, target);
   } else if (node.list != target || how == Arrival::staged || how == Arrival::stored) {
-    // Never demote by an arrival; a page that was asked for moves its granule to the head again.
+    // Never demote by an arrival; a page that was asked for moves its folio to the head again.
     if (node.list == kActive) target = kActive;
     if (how == Arrival::ahead) return;
     remove_locked(id.value);
@@ -89,13 +89,13 @@ void TwoListLru::arrived(GranuleId id, Arrival how) {
 void TwoListLru::balance_locked() {
   List& active = lists_[kActive];
   while (active.length > 2 * lists_[kInactive].length) {
-    const std::uint32_t granule = active.tail - 1;
-    remove_locked(granule);
-    push_head_locked(granule, kInactive);
+    const std::uint32_t folio = active.tail - 1;
+    remove_locked(folio);
+    push_head_locked(folio, kInactive);
   }
 }
 
-std::size_t TwoListLru::choose(std::span<GranuleId> victims) {
+std::size_t TwoListLru::choose(std::span<FolioId> victims) {
   const os::MutexLock lock(mutex_);
   std::size_t chosen = 0;
   while (chosen < victims.size()) {
@@ -105,24 +105,24 @@ std::size_t TwoListLru::choose(std::span<GranuleId> victims) {
     remove_locked(tail - 1);
     nodes_[tail - 1].evicted_at = clock_;
     clock_ = clock_ == ~std::uint32_t{0} ? 1 : clock_ + 1;
-    victims[chosen++] = GranuleId{tail - 1};
+    victims[chosen++] = FolioId{tail - 1};
   }
   return chosen;
 }
 
-GranuleCount TwoListLru::aged() const {
+FolioCount TwoListLru::aged() const {
   const os::MutexLock lock(mutex_);
   return {std::uint64_t{lists_[kInactive].length} + lists_[kActive].length};
 }
 
-GranuleCount TwoListLru::active() const {
+FolioCount TwoListLru::active() const {
   const os::MutexLock lock(mutex_);
   return {lists_[kActive].length};
 }
 
-void TwoListLru::reset_in_child(GranuleId end) {
+void TwoListLru::reset_in_child(FolioId end) {
   mutex_.abandon_in_child();
-  for (std::uint32_t granule = 0; granule < end.value; ++granule) nodes_[granule] = Node{};
+  for (std::uint32_t folio = 0; folio < end.value; ++folio) nodes_[folio] = Node{};
   for (List& list : lists_) list = List{};
   clock_ = 1;
 }

@@ -1,4 +1,4 @@
-// Two-list LRU with second chance, as in the kernel's mm/vmscan.c and mm/workingset.c, over granules and events:
+// Two-list LRU with second chance, as in the kernel's mm/vmscan.c and mm/workingset.c, over folios and events:
 //
 //   arrival by first touch or conversion    head of inactive
 //   soft fault (second touch seen)          head of active
@@ -7,7 +7,7 @@
 //   choose                                  tail of inactive; the tail of active is demoted whenever inactive holds
 //                                           less than a third of all
 //
-// Refault distance is counted in evicted granules: granules that return before as many others were evicted as the lists
+// Refault distance is counted in evicted folios: folios that return before as many others were evicted as the lists
 // hold would have stayed with a little more memory.
 #pragma once
 
@@ -21,21 +21,21 @@ class TwoListLru final : public Policy {
  public:
   // Zero is "on no list, never evicted".
   struct Node {
-    std::uint32_t next;        // granule id + 1 towards the tail, 0 ends
-    std::uint32_t previous;    // granule id + 1 towards the head
+    std::uint32_t next;        // folio id + 1 towards the tail, 0 ends
+    std::uint32_t previous;    // folio id + 1 towards the head
     std::uint32_t evicted_at;  // value of the eviction clock when last chosen; 0 never
     std::uint32_t list;        // 0 none, 1 inactive, 2 active
   };
 
-  // The owner keeps `nodes` accessible for every granule it names.
+  // The owner keeps `nodes` accessible for every folio it names.
   explicit TwoListLru(MetadataArray<Node>& nodes) : nodes_(nodes) {}
 
-  void arrived(GranuleId granule, Arrival how) override;
-  std::size_t choose(std::span<GranuleId> victims) override;
-  GranuleCount aged() const override;
-  void reset_in_child(GranuleId end) override POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  void arrived(FolioId folio, Arrival how) override;
+  std::size_t choose(std::span<FolioId> victims) override;
+  FolioCount aged() const override;
+  void reset_in_child(FolioId end) override POLDER_NO_THREAD_SAFETY_ANALYSIS;
 
-  GranuleCount active() const;
+  FolioCount active() const;
 
  private:
   enum ListName : std::uint32_t { kNone, kInactive, kActive, kListCount };
@@ -45,16 +45,16 @@ class TwoListLru final : public Policy {
     std::uint32_t length = 0;
   };
 
-  void push_head_locked(std::uint32_t granule, ListName list) POLDER_REQUIRES(mutex_);
-  void push_tail_locked(std::uint32_t granule, ListName list) POLDER_REQUIRES(mutex_);
-  void remove_locked(std::uint32_t granule) POLDER_REQUIRES(mutex_);
+  void push_head_locked(std::uint32_t folio, ListName list) POLDER_REQUIRES(mutex_);
+  void push_tail_locked(std::uint32_t folio, ListName list) POLDER_REQUIRES(mutex_);
+  void remove_locked(std::uint32_t folio) POLDER_REQUIRES(mutex_);
   void balance_locked() POLDER_REQUIRES(mutex_);
   bool refaulted_early_locked(const Node& node) const POLDER_REQUIRES(mutex_);
 
   mutable os::Mutex mutex_{LockRank::policy};
   MetadataArray<Node>& nodes_;  // guarded by mutex_
   List lists_[kListCount] POLDER_GUARDED_BY(mutex_);
-  std::uint32_t clock_ POLDER_GUARDED_BY(mutex_) = 1;  // granules evicted, never 0
+  std::uint32_t clock_ POLDER_GUARDED_BY(mutex_) = 1;  // folios evicted, never 0
 };
 
 }  // namespace polder

@@ -50,6 +50,10 @@ std::size_t Buddy::metadata_bytes_in_use(GranuleCount granules) {
          round_up(granules.value, kChunkGranules) / kChunkGranules * offsetof(Chunk, leaves);
 }
 
+std::uint64_t Buddy::aligned(std::uint64_t found, std::uint64_t alignment) {
+  return found == kNowhere ? kNowhere : round_up(found, alignment);
+}
+
 std::uint64_t Buddy::rounded(std::uint64_t granules) { return std::bit_ceil(granules); }
 
 // --- leaves and their tree --------------------------------------------------------------------------------------------
@@ -257,6 +261,10 @@ std::uint64_t Buddy::aligned_fit_locked(std::uint64_t length, std::uint64_t alig
   return found;
 }
 
+std::uint64_t Buddy::clean_fit_locked(std::uint64_t length, std::uint64_t alignment) {
+  return aligned(clean_fit_locked(length + alignment - 1), alignment);
+}
+
 std::uint64_t Buddy::clean_fit_locked(std::uint64_t length) {
   std::uint64_t from = 0;
   for (unsigned looks = 0; looks < kCleanLooks; ++looks) {
@@ -274,9 +282,10 @@ std::uint64_t Buddy::clean_fit_locked(std::uint64_t length) {
   return first_fit_locked(0, length);
 }
 
-std::uint64_t Buddy::roomy_fit_locked(std::uint64_t length) {
+std::uint64_t Buddy::roomy_fit_locked(std::uint64_t length, std::uint64_t alignment) {
   for (std::uint64_t room = kRoom; room != 0; room /= 2) {
-    if (const std::uint64_t found = first_fit_locked(0, length * room); found != kNowhere) return found;
+    const std::uint64_t found = first_fit_locked(0, length * room + alignment - 1);
+    if (found != kNowhere) return aligned(found, alignment);
   }
   return kNowhere;
 }
@@ -290,18 +299,18 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
   const os::MutexLock lock(mutex_);
   const std::uint64_t length = granules.value;
   std::uint64_t first = kNowhere;
-  if (alignment.value == 1 && fit == Fit::roomy) first = roomy_fit_locked(length);
-  if (alignment.value == 1 && fit == Fit::clean) {
-    first = clean_fit_locked(rounded(length));
-    if (first == kNowhere) first = clean_fit_locked(length);
+  if (fit == Fit::roomy) first = roomy_fit_locked(length, alignment.value);
+  if (fit == Fit::clean) {
+    first = clean_fit_locked(rounded(length), alignment.value);
+    if (first == kNowhere) first = clean_fit_locked(length, alignment.value);
   }
   if (first == kNowhere) first = aligned_fit_locked(length, alignment.value);
   if (first == kNowhere) return std::nullopt;
 
   std::uint64_t end = first + length;
   Taken taken{.first = {static_cast<std::uint32_t>(first)}, .dirty = next_dirty_locked(first, end) != end};
-  for (std::uint64_t next = first; taken.dirty && next < std::min(end, first + 32); ++next) {
-    taken.dirty_granules |= std::uint32_t{next_dirty_locked(next, next + 1) == next} << (next - first);
+  for (std::uint64_t next = first; taken.dirty && next < std::min(end, first + 64); ++next) {
+    taken.dirty_granules |= std::uint64_t{next_dirty_locked(next, next + 1) == next} << (next - first);
   }
   if (fit != Fit::tight) {
     // Room is free only while nothing is resident there.

@@ -1,8 +1,8 @@
 // The buddy: which granules of the arena are free, in runs of any length. All state is out of line, so a free run is
 // never touched and may be evicted, purged or unregistered while it is free.
 //
-//   leaf        256 granules (16 MiB): a bit for each that is used, a bit for each that is free and dirty
-//   tree        over the leaves of 1 GiB. Every node joins two buddies of the same length and says how many granules are
+//   leaf        256 granules (8 MiB): a bit for each that is used, a bit for each that is free and dirty
+//   tree        over the leaves of 512 MiB. Every node joins two buddies of the same length and says how many granules are
 //               free at its start, at its end, and in the longest run inside it; that is all the coalescing there is
 //   first fit   the run at the lowest address that is long enough, whatever its pages are. What is used and what is dirty
 //               stays together at low addresses that way
@@ -11,9 +11,9 @@
 //               on replacement of 64 KiB to 8 MiB at a bound of 1/16 above the live peak: 14 pages purged per block;
 //               buddies of powers of two, dirty ones first, the smallest purged first: 300)
 //   room        free, clean granules behind a run that is likely to grow, kept for it: costs address space only
-//   invariants  a granule is used (by a run or as its room), free, or beyond the frontier, which is a multiple of 1 GiB
+//   invariants  a granule is used (by a run or as its room), free, or beyond the frontier, which is a multiple of 512 MiB
 //               or the arena's end; only free granules are dirty; every node agrees with its leaves
-//   lock        LockRank::buddy; nothing is called while it is held but the commit of more leaves, once per GiB of arena
+//   lock        LockRank::buddy; nothing is called while it is held but the commit of more leaves, once per 512 MiB of arena
 //
 // Algorithm: the tree of buddies of K. C. Knowlton, "A fast storage allocator" (CACM 1965), with runs across buddies by
 // prefixes and suffixes; address-ordered first fit: P. R. Wilson et al., "Dynamic Storage Allocation: A Survey" (1995).
@@ -39,7 +39,7 @@ class Buddy {
   struct Taken {
     GranuleId first;
     bool dirty = false;                // some page of the run may be resident from an earlier use
-    std::uint32_t dirty_granules = 0;  // which of the first 32 granules have such
+    std::uint64_t dirty_granules = 0;  // which of the first 64 granules have such
   };
 
   struct Statistics {
@@ -126,6 +126,7 @@ class Buddy {
   };
 
   static std::uint64_t rounded(std::uint64_t granules);
+  static std::uint64_t aligned(std::uint64_t found, std::uint64_t alignment);
   static Free free_of(const Words& used);
   static void join(Chunk& chunk, unsigned low, unsigned high);
   static Free joined(const Free& low, const Free& high, std::uint32_t length);
@@ -157,7 +158,8 @@ class Buddy {
   std::uint64_t first_fit_locked(std::uint64_t from, std::uint64_t length) POLDER_REQUIRES(mutex_);
   std::uint64_t aligned_fit_locked(std::uint64_t length, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
   std::uint64_t clean_fit_locked(std::uint64_t length) POLDER_REQUIRES(mutex_);
-  std::uint64_t roomy_fit_locked(std::uint64_t length) POLDER_REQUIRES(mutex_);
+  std::uint64_t clean_fit_locked(std::uint64_t length, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
+  std::uint64_t roomy_fit_locked(std::uint64_t length, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
 
   void verify_leaf_locked(std::uint64_t first) const POLDER_REQUIRES(mutex_);
   void verify_runs_locked() const POLDER_REQUIRES(mutex_);

@@ -1,6 +1,6 @@
 // Unevictable memory for the library's own state. Two shapes, both inside the limit:
 //
-//   MetadataArray<T>  a flat array with one element per page, granule or block of the arena, committed in slices as
+//   MetadataArray<T>  a flat array with one element per page, granule, folio or block of the arena, committed in slices as
 //                     the arena is
 //   MetadataPool      small objects of a few sizes (slab headers, thread caches), never returned to the kernel
 //

@@ -87,8 +87,8 @@ TEST_F(HeapTest, WorksWithoutACache) {
 
 TEST_F(HeapTest, OnlyPagesWithObjectsAreProvided) {
   ThreadCache* const none = ThreadCache::empty();
-  void* const small = heap_->allocate(none, 7168);  // 9 to a slab, which leaves 1 KiB of the granule
-  EXPECT_EQ(heap_.backing().provided(), 16U);
+  void* const small = heap_->allocate(none, 7168);  // 4 to a slab, which leaves a page of the granule
+  EXPECT_EQ(heap_.backing().provided(), kPagesPerGranule - 1);
   heap_->free(none, small);
   heap_->trim();
   void* const large = heap_->allocate(none, 70'000);
@@ -269,7 +269,7 @@ TEST_F(HeapTest, LargeRunsGiveUpTheirEnd) {
   EXPECT_LE(heap_.buddy().dirty().value, 16 * kMiB / kGranuleSize);
   heap_->verify();
   EXPECT_EQ(heap_->reallocate(none, run, 2 * kMiB + 5), run);
-  EXPECT_EQ(heap_.buddy().allocated().value, 33U);
+  EXPECT_EQ(heap_.buddy().allocated().value, 2 * kMiB / kGranuleSize + 1);
   EXPECT_TRUE(is_filled(run, 2 * kMiB, 1));
   heap_->verify();
   heap_->free(none, run);
@@ -315,8 +315,8 @@ TEST_F(HeapTest, GivesNullWithoutMemoryAndLosesNothing) {
 TEST_F(HeapTest, IdleSlabsMakeRoomBeforeNull) {
   const Cache cache(heap_);
   std::vector<void*> all;
-  for (int i = 0; i < 8 * 8; ++i) all.push_back(heap_->allocate(ThreadCache::empty(), 8192));
-  for (int i = 0; i < 8; ++i, all.pop_back()) heap_->free(ThreadCache::empty(), all.back());  // the empty slab stays
+  for (int i = 0; i < 8 * 4; ++i) all.push_back(heap_->allocate(ThreadCache::empty(), 8192));
+  for (int i = 0; i < 4; ++i, all.pop_back()) heap_->free(ThreadCache::empty(), all.back());  // the empty slab stays
   EXPECT_EQ(heap_.backing().provided(), 8 * kPagesPerGranule);
   heap_.backing().set_capacity(8 * kPagesPerGranule);
   void* const large = heap_->allocate(cache, kGranuleSize);
@@ -371,10 +371,11 @@ TEST_F(HeapTest, NeitherMallocNorFreeTouchesTheObject) {
 TEST_F(HeapTest, EmptySlabsGoBackButForOneOfMany) {
   ThreadCache* const none = ThreadCache::empty();
   std::vector<void*> all;
-  for (int i = 0; i < 10 * 1024; ++i) all.push_back(heap_->allocate(none, 64));
+  constexpr int kPerSlab = kGranuleSize / 64;
+  for (int i = 0; i < 10 * kPerSlab; ++i) all.push_back(heap_->allocate(none, 64));
   EXPECT_EQ(heap_.buddy().allocated().value, 10U);
   const auto free_slab = [&] {
-    for (int i = 0; i < 1024; ++i, all.pop_back()) heap_->free(none, all.back());
+    for (int i = 0; i < kPerSlab; ++i, all.pop_back()) heap_->free(none, all.back());
   };
   free_slab();
   EXPECT_EQ(heap_.buddy().allocated().value, 10U);
@@ -407,16 +408,17 @@ TEST_F(HeapTest, LargeRunsThatComeAndGoAreNotPurged) {
 
 TEST_F(HeapTest, RefillsTakeFromTheFullestSlab) {
   ThreadCache* const none = ThreadCache::empty();
+  constexpr std::size_t kPerSlab = kGranuleSize / 1024;
   std::vector<char*> all;
-  for (int i = 0; i < 3 * 64; ++i) all.push_back(static_cast<char*>(heap_->allocate(none, 1024)));
+  for (std::size_t i = 0; i < 3 * kPerSlab; ++i) all.push_back(static_cast<char*>(heap_->allocate(none, 1024)));
   // One object stays in the first slab, half in the second, all but two in the third.
-  for (int i = 1; i < 64; ++i) heap_->free(none, all[static_cast<std::size_t>(i)]);
-  for (int i = 64; i < 96; ++i) heap_->free(none, all[static_cast<std::size_t>(i)]);
-  heap_->free(none, all[130]);
-  heap_->free(none, all[131]);
-  EXPECT_EQ(heap_->allocate(none, 1024), all[130]);
-  EXPECT_EQ(heap_->allocate(none, 1024), all[131]);
-  EXPECT_EQ(heap_->allocate(none, 1024), all[64]);
+  for (std::size_t i = 1; i < kPerSlab; ++i) heap_->free(none, all[i]);
+  for (std::size_t i = kPerSlab; i < kPerSlab + kPerSlab / 2; ++i) heap_->free(none, all[i]);
+  heap_->free(none, all[2 * kPerSlab + 2]);
+  heap_->free(none, all[2 * kPerSlab + 3]);
+  EXPECT_EQ(heap_->allocate(none, 1024), all[2 * kPerSlab + 2]);
+  EXPECT_EQ(heap_->allocate(none, 1024), all[2 * kPerSlab + 3]);
+  EXPECT_EQ(heap_->allocate(none, 1024), all[kPerSlab]);
 }
 
 // --- thread caches ----------------------------------------------------------------------------------------------------
@@ -450,8 +452,8 @@ TEST_F(HeapTest, UnderALimitMagazinesAreSmaller) {
   EXPECT_LE(statistics.small_bytes, 16U << 10);
 }
 
-// A thread that takes and gives back a thousand objects at a time soon does so without the central list, and what idles
-// gives the room to others.
+// A thread that takes and gives back a thousand objects at a time soon goes to the central list once for all of them, or
+// not at all, and what idles gives the room to others.
 TEST_F(HeapTest, MagazinesThatAreFullAndEmptyInTurnGrow) {
   const Cache cache(heap_);
   const auto refills = [this](SizeClass size_class) {
@@ -470,7 +472,7 @@ TEST_F(HeapTest, MagazinesThatAreFullAndEmptyInTurnGrow) {
     for (int round = 0; round < 20; ++round) take_and_give(size, number);
     return refills(size_class_for(size)) - before;
   };
-  EXPECT_EQ(refills_at_last(64, 1000), 0U);
+  EXPECT_LE(refills_at_last(64, 1000), 20U);
   // There is not as much for a second class …
   const std::uint64_t without = refills_at_last(80, 400);
   EXPECT_GT(without, 20U);
@@ -575,8 +577,8 @@ TEST_P(HeapDeathTest, InteriorPointers) {
   }
   char* const large = allocate(kMiB);
   EXPECT_DEATH(heap_->free(cache_, large + kGranuleSize), "not the start of an allocation");
-  char* const tail = allocate(7168);  // 9 to a slab, then 1 KiB that is no object
-  EXPECT_DEATH(heap_->free(cache_, tail + 9 * 7168), "not the start of an allocation");
+  char* const tail = allocate(7168);  // 4 to a slab, then a page without objects
+  EXPECT_DEATH(heap_->free(cache_, tail + 4 * 7168), "not the start of an allocation");
 }
 
 TEST_P(HeapDeathTest, PointersThatWereNeverHandedOut) {

@@ -79,7 +79,7 @@ struct Block {
   }
 };
 
-// A granule of the victims, all of it in consecutive slots.
+// A folio of the victims, all of it in consecutive slots.
 struct Target {
   std::size_t page = 0;  // its first, in the block
   std::uint64_t offset = 0;
@@ -101,7 +101,7 @@ class ReadFaultsTest : public ManagerFixture {
   Block make(std::size_t size, std::uint64_t seed) {
     void* const memory = manager_->heap().allocate(cache_, size);
     EXPECT_NE(memory, nullptr);
-    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory) % kGranuleSize, 0U);
+    EXPECT_EQ(reinterpret_cast<std::uintptr_t>(memory) % kFolioSize, 0U);
     const Block block{static_cast<std::uint64_t*>(memory), pages_down(size), seed << 40};
     block.write();
     return block;
@@ -159,10 +159,10 @@ class ReadFaultsTest : public ManagerFixture {
   // From the end of the file to its beginning: who takes the next one may leave off what was behind it.
   std::vector<Target> targets() {
     std::vector<Target> result;
-    for (std::size_t first = 0; first < victims_.pages.value; first += kPagesPerGranule) {
+    for (std::size_t first = 0; first < victims_.pages.value; first += kPagesPerFolio) {
       const std::uint64_t offset = offset_of(victims_, first);
       bool consecutive = true;
-      for (std::size_t i = 0; i < kPagesPerGranule; ++i) {
+      for (std::size_t i = 0; i < kPagesPerFolio; ++i) {
         consecutive &= offset_of(victims_, first + i) == offset + i * kPageSize;
       }
       if (consecutive) result.push_back({first, offset});
@@ -171,7 +171,7 @@ class ReadFaultsTest : public ManagerFixture {
     return result;
   }
   bool is_stored(const Target& target) {
-    for (std::size_t i = 0; i < kPagesPerGranule; ++i) {
+    for (std::size_t i = 0; i < kPagesPerFolio; ++i) {
       if (!is_stored(victims_, target.page + i)) return false;
     }
     return true;

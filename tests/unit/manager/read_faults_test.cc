@@ -16,9 +16,9 @@ namespace {
 
 TEST_P(ReadFaultsTest, AFailedReadIsRepeatedThenRaisesSigbusAndSparesTheRest) {
   prepare(8 * kMiB, 24 * kMiB);
-  const std::vector<Target> granules = targets();
-  ASSERT_FALSE(granules.empty());
-  const std::size_t page = granules[0].page + 7;
+  const std::vector<Target> folios = targets();
+  ASSERT_FALSE(folios.empty());
+  const std::size_t page = folios[0].page + 7;
   const std::uint64_t offset = offset_of(victims_, page);
   const Slots tail = swap_.save(offset, end_of_swap());
   const std::uint64_t errors = read_errors();
@@ -38,19 +38,19 @@ TEST_P(ReadFaultsTest, AFailedReadIsRepeatedThenRaisesSigbusAndSparesTheRest) {
   manager_->verify();
 }
 
-TEST_P(ReadFaultsTest, APageThatWasLostStaysLostWhileItsGranuleComesAndGoes) {
+TEST_P(ReadFaultsTest, APageThatWasLostStaysLostWhileItsFolioComesAndGoes) {
   prepare(4 * kMiB, 24 * kMiB);
-  const std::vector<Target> granules = targets();
-  ASSERT_FALSE(granules.empty());
-  const std::size_t page = granules[0].page + 7;
+  const std::vector<Target> folios = targets();
+  ASSERT_FALSE(folios.empty());
+  const std::size_t page = folios[0].page + 7;
   const Slots tail = swap_.save(offset_of(victims_, page), end_of_swap());
   swap_.cut(tail.offset());
   ASSERT_EQ(victims_.look(page), Seen::bus);
   swap_.restore(tail);
   for (int round = 0; round < 5; ++round) {
     EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value - 1);
-    for (std::size_t i = 0; i < kPagesPerGranule; ++i) {
-      if (granules[0].page + i != page) victims_.write(granules[0].page + i);
+    for (std::size_t i = 0; i < kPagesPerFolio; ++i) {
+      if (folios[0].page + i != page) victims_.write(folios[0].page + i);
     }
     EXPECT_EQ(others_.count(Seen::right), others_.pages.value);
     EXPECT_EQ(victims_.look(page), Seen::bus);
@@ -60,11 +60,11 @@ TEST_P(ReadFaultsTest, APageThatWasLostStaysLostWhileItsGranuleComesAndGoes) {
 // Sequential touches: the third reads two pages at once, of which one is there.
 TEST_P(ReadFaultsTest, AWindowThatFailsInPartIsReadAgainPageByPage) {
   prepare(4 * kMiB, 24 * kMiB);
-  const std::vector<Target> granules = targets();
-  ASSERT_FALSE(granules.empty());
+  const std::vector<Target> folios = targets();
+  ASSERT_FALSE(folios.empty());
   make_room();
-  const std::size_t first = granules[0].page;
-  const Slots tail = swap_.save(granules[0].offset + 3 * kPageSize, end_of_swap());
+  const std::size_t first = folios[0].page;
+  const Slots tail = swap_.save(folios[0].offset + 3 * kPageSize, end_of_swap());
   const std::uint64_t errors = read_errors();
   swap_.cut(tail.offset());
   EXPECT_EQ(victims_.look(first), Seen::right);
@@ -81,10 +81,10 @@ TEST_P(ReadFaultsTest, AWindowThatFailsInPartIsReadAgainPageByPage) {
 
 TEST_P(ReadFaultsTest, AWindowWhoseFirstPageFailsLosesThatPageOnly) {
   prepare(4 * kMiB, 24 * kMiB);
-  const std::vector<Target> granules = targets();
-  ASSERT_FALSE(granules.empty());
+  const std::vector<Target> folios = targets();
+  ASSERT_FALSE(folios.empty());
   make_room();
-  const std::size_t first = granules[0].page;
+  const std::size_t first = folios[0].page;
   for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
   const Slots tail = swap_.save(offset_of(victims_, first + 4), end_of_swap());
   const std::uint64_t errors = read_errors();
@@ -92,38 +92,38 @@ TEST_P(ReadFaultsTest, AWindowWhoseFirstPageFailsLosesThatPageOnly) {
   EXPECT_EQ(victims_.look(first + 4), Seen::bus);
   EXPECT_EQ(read_errors(), errors + 3);
   swap_.restore(tail);
-  for (std::size_t i = 5; i < kPagesPerGranule; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
+  for (std::size_t i = 5; i < kPagesPerFolio; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
   EXPECT_EQ(victims_.look(first + 4), Seen::bus);
   EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value - 1);
 }
 
 TEST_P(ReadFaultsTest, OtherBytesThanWereWrittenRaiseSigbusAndAreNeverSeen) {
   prepare(4 * kMiB, 24 * kMiB);
-  const std::vector<Target> granules = targets();
-  ASSERT_GE(granules.size(), 4U);
+  const std::vector<Target> folios = targets();
+  ASSERT_GE(folios.size(), 4U);
   const std::uint64_t errors = read_errors();
   std::vector<std::size_t> damaged;
 
   // A single bit.
-  Slots bit = swap_.save(granules[0].offset + 4 * kPageSize, granules[0].offset + 5 * kPageSize);
+  Slots bit = swap_.save(folios[0].offset + 4 * kPageSize, folios[0].offset + 5 * kPageSize);
   bit.bytes()[4095] = static_cast<char>(bit.bytes()[4095] ^ 1);
   swap_.restore(bit);
-  damaged.push_back(granules[0].page + 4);
+  damaged.push_back(folios[0].page + 4);
 
   // A write that went elsewhere: two slots exchanged.
-  const Slots two = swap_.save(granules[1].offset, granules[1].offset + 2 * kPageSize);
+  const Slots two = swap_.save(folios[1].offset, folios[1].offset + 2 * kPageSize);
   Slots exchanged(two.offset(), two.size());
   std::memcpy(exchanged.bytes(), two.bytes() + kPageSize, kPageSize);
   std::memcpy(exchanged.bytes() + kPageSize, two.bytes(), kPageSize);
   swap_.restore(exchanged);
-  damaged.push_back(granules[1].page);
-  damaged.push_back(granules[1].page + 1);
+  damaged.push_back(folios[1].page);
+  damaged.push_back(folios[1].page + 1);
 
   // A write that never happened.
-  Slots zeros(granules[2].offset + 15 * kPageSize, kPageSize);
+  Slots zeros(folios[2].offset + 15 * kPageSize, kPageSize);
   std::memset(zeros.bytes(), 0, kPageSize);
   swap_.restore(zeros);
-  damaged.push_back(granules[2].page + 15);
+  damaged.push_back(folios[2].page + 15);
 
   for (int pass = 0; pass < 3; ++pass) {
     for (std::size_t i = 0; i < victims_.pages.value; ++i) {
@@ -196,10 +196,10 @@ TEST_P(ReadFaultsTest, AForkedChildMeetsTheSameLossesAsItsParent) {
   GTEST_SKIP() << "the thread sanitizer does not survive threads in forked children";
 #endif
   prepare(4 * kMiB, 24 * kMiB);
-  const std::vector<Target> granules = targets();
-  ASSERT_GE(granules.size(), 2U);
-  const std::size_t lost = granules[0].page + 3;
-  const std::size_t damaged = granules[1].page + 3;
+  const std::vector<Target> folios = targets();
+  ASSERT_GE(folios.size(), 2U);
+  const std::size_t lost = folios[0].page + 3;
+  const std::size_t damaged = folios[1].page + 3;
   const Slots tail = swap_.save(offset_of(victims_, lost), end_of_swap());
   swap_.cut(tail.offset());
   ASSERT_EQ(victims_.look(lost), Seen::bus);

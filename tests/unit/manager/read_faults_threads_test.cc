@@ -35,7 +35,7 @@ TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
   std::size_t rounds = 0;
   for (const Target& target : targets()) {
     // Backwards, so that each is read alone, and nothing behind it matters any more.
-    for (std::size_t i = kPagesPerGranule; i-- != 0;) {
+    for (std::size_t i = kPagesPerFolio; i-- != 0;) {
       if (!is_stored(victims_, target.page + i)) continue;
       const Slots slot = swap_.save(target.offset + i * kPageSize, target.offset + (i + 1) * kPageSize);
       const std::uint64_t errors = read_errors();
@@ -69,8 +69,8 @@ TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
 TEST_P(ReadFaultsTest, WhoeverWaitsForAPageOfAFailedWindowIsWoken) {
   prepare(12 * kMiB, 20 * kMiB);
   constexpr unsigned kThreads = 4;
-  const std::vector<Target> granules = targets();
-  ASSERT_GT(granules.size(), 100U);
+  const std::vector<Target> folios = targets();
+  ASSERT_GT(folios.size(), 100U);
   std::barrier round_begins(kThreads + 1);
   std::barrier round_ends(kThreads + 1);
   std::atomic<std::size_t> first{SIZE_MAX};
@@ -84,10 +84,10 @@ TEST_P(ReadFaultsTest, WhoeverWaitsForAPageOfAFailedWindowIsWoken) {
       for (;;) {
         round_begins.arrive_and_wait();
         if (first == SIZE_MAX) return;
-        // One walks through the granule, which makes windows; the others come for what is ahead of it.
-        const std::size_t start = t == 0 ? 0 : random() % kPagesPerGranule;
-        for (std::size_t i = 0; i < kPagesPerGranule; ++i) {
-          const Seen seen = victims_.look(first + (start + i) % kPagesPerGranule);
+        // One walks through the folio, which makes windows; the others come for what is ahead of it.
+        const std::size_t start = t == 0 ? 0 : random() % kPagesPerFolio;
+        for (std::size_t i = 0; i < kPagesPerFolio; ++i) {
+          const Seen seen = victims_.look(first + (start + i) % kPagesPerFolio);
           wrong += seen == Seen::wrong;
           lost += seen == Seen::bus;
           right += seen == Seen::right;
@@ -99,10 +99,10 @@ TEST_P(ReadFaultsTest, WhoeverWaitsForAPageOfAFailedWindowIsWoken) {
   const std::uint64_t errors = read_errors();
   std::mt19937 random(99);
   std::size_t rounds = 0;
-  for (const Target& target : granules) {
+  for (const Target& target : folios) {
     if (!is_stored(target)) continue;
-    const Slots slots = swap_.save(target.offset, target.offset + kGranuleSize);
-    swap_.cut(target.offset + random() % kPagesPerGranule * kPageSize);
+    const Slots slots = swap_.save(target.offset, target.offset + kFolioSize);
+    swap_.cut(target.offset + random() % kPagesPerFolio * kPageSize);
     first = target.page;
     const std::uint64_t errors_before = read_errors();
     round_begins.arrive_and_wait();
@@ -113,7 +113,7 @@ TEST_P(ReadFaultsTest, WhoeverWaitsForAPageOfAFailedWindowIsWoken) {
     round_ends.arrive_and_wait();
     ++rounds;
     ASSERT_EQ(wrong, 0U);
-    for (std::size_t i = 0; i < kPagesPerGranule; ++i) {
+    for (std::size_t i = 0; i < kPagesPerFolio; ++i) {
       const Seen once = victims_.look(target.page + i);
       ASSERT_NE(once, Seen::wrong);
       ASSERT_EQ(victims_.look(target.page + i), once);
@@ -130,12 +130,12 @@ TEST_P(ReadFaultsTest, WhoeverWaitsForAPageOfAFailedWindowIsWoken) {
   expect_nothing_written();
 }
 
-// The walk through one granule reads the next one ahead, whose read fails in part; meanwhile others ask for its pages.
+// The walk through one folio reads the next one ahead, whose read fails in part; meanwhile others ask for its pages.
 TEST_P(ReadFaultsTest, AReadAheadThatFailsWakesWhoeverCameForItsPages) {
   prepare(12 * kMiB, 20 * kMiB);
   make_room();
   constexpr unsigned kThreads = 3;
-  constexpr std::size_t kRead = kPagesPerGranule / 2 - 1;  // of the next granule
+  constexpr std::size_t kRead = kPagesPerFolio / 2 - 1;  // of the next folio
   std::barrier round_begins(kThreads + 1);
   std::barrier round_ends(kThreads + 1);
   std::atomic<bool> stopping{false};
@@ -160,14 +160,14 @@ TEST_P(ReadFaultsTest, AReadAheadThatFailsWakesWhoeverCameForItsPages) {
   std::mt19937 random(5);
   std::size_t rounds = 0;
   for (const Target& next : targets()) {
-    if (next.page < kPagesPerGranule) continue;
-    const Target walk{next.page - kPagesPerGranule, next.offset - kGranuleSize};
+    if (next.page < kPagesPerFolio) continue;
+    const Target walk{next.page - kPagesPerFolio, next.offset - kFolioSize};
     if (!is_stored(next) || !is_stored(walk) || offset_of(victims_, walk.page) != walk.offset) continue;
     const std::size_t readable = 1 + random() % (kRead - 1);
     for (std::size_t& page : asked) page = next.page + random() % kRead;
     asked[0] = next.page + random() % readable;
     walked = false;
-    const Slots slots = swap_.save(next.offset, next.offset + kGranuleSize);
+    const Slots slots = swap_.save(next.offset, next.offset + kFolioSize);
     swap_.cut(next.offset + readable * kPageSize);
     round_begins.arrive_and_wait();
     for (const std::size_t i : {7U, 8U, 9U, 11U, 15U}) ASSERT_EQ(victims_.look(walk.page + i), Seen::right);
