@@ -27,9 +27,8 @@ std::vector<unsigned char*> make_blocks(unsigned count, std::size_t size) {
 
 bool right(const std::vector<unsigned char*>& blocks, std::size_t size) {
   for (unsigned index = 0; index < blocks.size(); ++index) {
-    for (std::size_t byte = 0; byte < size + index; ++byte) {
-      if (blocks[index][byte] != ((index * 31 + 7) & 0xff)) return false;
-    }
+    const unsigned char* const block = blocks[index];
+    if (block[0] != ((index * 31 + 7) & 0xff) || std::memcmp(block, block + 1, size + index - 1) != 0) return false;
   }
   return true;
 }

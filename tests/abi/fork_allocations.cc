@@ -17,14 +17,14 @@ namespace {
 constexpr int kKeys = 200;
 constexpr int kStreams = 100;
 constexpr int kThreads = 8;
-constexpr std::size_t kObjects = 50000;
+constexpr std::size_t kObjects = 36'000;
 constexpr std::size_t kObjectSize = 2000;
 
 pthread_key_t keys[kKeys];
 std::atomic<int> ready{0};
 std::atomic<bool> stop{false};
 
-// Small objects, 100 MB of them.
+// Small objects, 72 MB of them.
 class Filler {
  public:
   Filler() {

@@ -47,7 +47,7 @@ void expect_success(pid_t child, const char* what) {
 }  // namespace
 
 int main() {
-  for (std::size_t index = 0; index < 60000; ++index) {
+  for (std::size_t index = 0; index < 42'000; ++index) {
     objects.push_back(static_cast<unsigned char*>(std::malloc(2000)));
     std::memset(objects.back(), static_cast<int>(index * 3 & 0xff), 2000);
   }
