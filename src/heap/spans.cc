@@ -319,7 +319,7 @@ PageCount Spans::purge_dirty(PageCount most) {
   unsigned number = 0;
   PageCount purged;
   {
-    // Of the block with the longest gap: it may be the next to become empty.
+    // Of a block with nearly the longest gap: it may be the next to become empty.
     const os::MutexLock lock(mutex_);
     SpanBlock* block = nullptr;
     for (unsigned list = kListCount; list-- > 0 && block == nullptr;) {

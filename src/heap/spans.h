@@ -1,5 +1,5 @@
 // Spans: allocations of more than 16 KiB up to 512 KiB, cut page by page out of shared pageblocks. Larger ones are runs of
-// their own (large.h): what those waste at their end, up to 15 pages, would be too much of these.
+// their own (large.h): what those waste at their end, up to 7 pages, would be too much of these.
 //
 //   choice      the block whose longest gap is the shortest that is long enough, in it the shortest such gap: full blocks
 //               fill up, the others have a chance to become empty, and then they go back to the buddy
@@ -10,7 +10,7 @@
 //               dirty   unused, but may be resident
 //   hardened    a span is followed by a page that is its own and a guard. Freed, all of it becomes inaccessible and waits
 //               in quarantine: not live any more, but used. It never grows or shrinks where it is
-//   invariants  live ⊆ starts ⊆ used; dirty ∩ used = ∅; a block is on list `longest gap`, on none when it has no gap;
+//   invariants  live ⊆ starts ⊆ used; dirty ∩ used = ∅; a block is on the list for its longest gap, on none when it has no gap;
 //               a block without used pages exists only between two calls of one thread
 //   lock        LockRank::large, never held while the backing is called: pages that are about to change hands are busy
 #pragma once

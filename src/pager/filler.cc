@@ -153,10 +153,11 @@ std::uint32_t Filler::install(PageId first, std::uint32_t count, const char* byt
 }
 
 std::uint32_t Filler::zero_window(PageId page) const {
-  if (handed_out_from(page) == 0) return 1;
+  const std::uint32_t handed_out = handed_out_from(page);  // once: others may change it
+  if (handed_out == 0) return 1;
   const bool forward =
       page.value % kPagesPerFolio == 0 || parts_.table.load(page - PageCount{1}).state() != PageState::untouched;
-  return forward ? std::min(kZeroWindow, handed_out_from(page)) : 1;
+  return forward ? std::min(kZeroWindow, handed_out) : 1;
 }
 
 // Pages of the folio from that page on that belong to the owners of their granules.

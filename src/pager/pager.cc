@@ -77,7 +77,9 @@ bool Pager::is_resident(PageId page) const {
 
 PageCount Pager::reserve() const {
   const PageCount min = budget_.watermarks().min;
-  return armed() ? min : min + Filler::memory_for(reads_for(budget_.limit())) + pages_up(sizeof(PagingService));
+  const std::uint32_t phase = phase_.load(std::memory_order_acquire);
+  if (phase == kArmed || phase == kImpossible) return min;
+  return min + Filler::memory_for(reads_for(budget_.limit())) + pages_up(MetadataPool::room_for(sizeof(PagingService)));
 }
 
 // --- pressure ---------------------------------------------------------------------------------------------------------
@@ -226,6 +228,7 @@ void Pager::reclaim_thread(void* argument) {
   self.options_.hooks.enter_unevictable();
   self.running_.fetch_add(1);
   const Errno error = self.service_->reclaimer.prepare(self.options_.io);
+  if (!error.ok()) self.service_->fault_loop.stop();
   self.announce(error);
   if (error.ok()) self.service_->reclaimer.run();
   self.running_.fetch_sub(1);

@@ -123,7 +123,7 @@ class SlotTable {
   // Slots whose state is made accessible at once: 256 KiB of hashes.
   static constexpr std::uint32_t kCommitSlots = 16384;
   // A piece shorter than this is taken only when nothing else is left: 64 KiB reads cost twice a 4 KiB read, and a
-  // granule is evicted with one call.
+  // folio is evicted with one call.
   static constexpr std::uint32_t kWorthwhile = 16;
   // Clusters that a search for a worthwhile piece looks into before the file grows instead: about 5 µs.
   static constexpr std::uint32_t kLook = 512;

@@ -50,10 +50,6 @@ std::size_t Buddy::metadata_bytes_in_use(GranuleCount granules) {
          round_up(granules.value, kChunkGranules) / kChunkGranules * offsetof(Chunk, leaves);
 }
 
-std::uint64_t Buddy::aligned(std::uint64_t found, std::uint64_t alignment) {
-  return found == kNowhere ? kNowhere : round_up(found, alignment);
-}
-
 std::uint64_t Buddy::rounded(std::uint64_t granules) { return std::bit_ceil(granules); }
 
 // --- leaves and their tree --------------------------------------------------------------------------------------------
@@ -255,21 +251,22 @@ std::uint64_t Buddy::first_fit_locked(std::uint64_t from, std::uint64_t length) 
   }
 }
 
-std::uint64_t Buddy::aligned_fit_locked(std::uint64_t length, std::uint64_t alignment) {
-  std::uint64_t found = first_fit_locked(0, length);
+// The same, aligned.
+std::uint64_t Buddy::aligned_fit_locked(std::uint64_t from, std::uint64_t length, std::uint64_t alignment) {
+  std::uint64_t found = first_fit_locked(from, length);
   while (found != kNowhere && found % alignment != 0) found = first_fit_locked(round_up(found, alignment), length);
   return found;
 }
 
 std::uint64_t Buddy::clean_fit_locked(std::uint64_t length, std::uint64_t alignment) {
-  return aligned(clean_fit_locked(length + alignment - 1), alignment);
-}
-
-std::uint64_t Buddy::clean_fit_locked(std::uint64_t length) {
   std::uint64_t from = 0;
   for (unsigned looks = 0; looks < kCleanLooks; ++looks) {
     const std::uint64_t found = first_fit_locked(from, length);
     if (found == kNowhere) return kNowhere;
+    if (found % alignment != 0) {
+      from = round_up(found, alignment);
+      continue;
+    }
     from = next_dirty_locked(found, found + length);
     if (from == found + length) return found;
     from = next_locked(&Leaf::dirty, kClear, from, found + length);
@@ -277,15 +274,17 @@ std::uint64_t Buddy::clean_fit_locked(std::uint64_t length) {
   for (std::uint64_t chunk = frontier_ / kChunkGranules + 1; chunk-- > 0;) {
     if (chunk * kChunkGranules >= frontier_ || chunks_[chunk].dirty_leaves == 0) continue;
     const auto last = static_cast<unsigned>(std::bit_width(chunks_[chunk].dirty_leaves)) - 1;
-    return first_fit_locked(chunk * kChunkGranules + (last + 1) * kLeafGranules, length);
+    return aligned_fit_locked(chunk * kChunkGranules + (last + 1) * kLeafGranules, length, alignment);
   }
-  return first_fit_locked(0, length);
+  return aligned_fit_locked(0, length, alignment);
 }
 
+// Room is looked for as far as the frontier does not advance by chunks that nobody comes to use.
 std::uint64_t Buddy::roomy_fit_locked(std::uint64_t length, std::uint64_t alignment) {
-  for (std::uint64_t room = kRoom; room != 0; room /= 2) {
-    const std::uint64_t found = first_fit_locked(0, length * room + alignment - 1);
-    if (found != kNowhere) return aligned(found, alignment);
+  for (std::uint64_t room = kRoom; room > 1; room /= 2) {
+    if (length * room > kChunkGranules) continue;
+    const std::uint64_t found = aligned_fit_locked(0, length * room, alignment);
+    if (found != kNowhere) return found;
   }
   return kNowhere;
 }
@@ -304,7 +303,7 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
     first = clean_fit_locked(rounded(length), alignment.value);
     if (first == kNowhere) first = clean_fit_locked(length, alignment.value);
   }
-  if (first == kNowhere) first = aligned_fit_locked(length, alignment.value);
+  if (first == kNowhere) first = aligned_fit_locked(0, length, alignment.value);
   if (first == kNowhere) return std::nullopt;
 
   std::uint64_t end = first + length;

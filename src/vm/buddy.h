@@ -126,7 +126,6 @@ class Buddy {
   };
 
   static std::uint64_t rounded(std::uint64_t granules);
-  static std::uint64_t aligned(std::uint64_t found, std::uint64_t alignment);
   static Free free_of(const Words& used);
   static void join(Chunk& chunk, unsigned low, unsigned high);
   static Free joined(const Free& low, const Free& high, std::uint32_t length);
@@ -156,8 +155,8 @@ class Buddy {
   bool search_node_locked(Search& search, const Chunk& chunk, unsigned node, std::uint64_t first,
                           std::uint32_t length) const POLDER_REQUIRES(mutex_);
   std::uint64_t first_fit_locked(std::uint64_t from, std::uint64_t length) POLDER_REQUIRES(mutex_);
-  std::uint64_t aligned_fit_locked(std::uint64_t length, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
-  std::uint64_t clean_fit_locked(std::uint64_t length) POLDER_REQUIRES(mutex_);
+  std::uint64_t aligned_fit_locked(std::uint64_t from, std::uint64_t length, std::uint64_t alignment)
+      POLDER_REQUIRES(mutex_);
   std::uint64_t clean_fit_locked(std::uint64_t length, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
   std::uint64_t roomy_fit_locked(std::uint64_t length, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
 

@@ -2,7 +2,8 @@
 //
 //   MetadataArray<T>  a flat array with one element per page, granule, folio or block of the arena, committed in slices as
 //                     the arena is
-//   MetadataPool      small objects of a few sizes (slab headers, thread caches), never returned to the kernel
+//   MetadataPool      objects of up to 1 MiB (slab headers, thread caches, the paging service), never returned to the
+//                     kernel
 //
 // Neither is ever evicted, so service threads may touch them. Memory of both reads as zero when fresh.
 #pragma once
@@ -74,6 +75,8 @@ class MetadataPool {
   // Zeroed memory of at least `size` bytes (at most 1 MiB), aligned so. Null when the reservation is exhausted or
   // the kernel refuses to commit it. Thread-safe; holds only its own lock.
   void* allocate(std::size_t size);
+  // What an object of that size takes.
+  static std::size_t room_for(std::size_t size) { return size_of(class_of(size)); }
   // `size` as passed to allocate.
   void free(void* pointer, std::size_t size);
   bool contains(const void* pointer) const {

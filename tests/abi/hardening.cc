@@ -28,7 +28,7 @@ volatile char* block_of(std::size_t size) {
 }
 void give_back(volatile char* block) { release(const_cast<char*>(block)); }
 
-// Writes on from the end of a block; faults within a granule.
+// Writes on from the end of a block; faults within 64 KiB.
 void overflow(std::size_t size) {
   volatile char* const block = block_of(size);
   for (std::size_t index = size; index < size + 65536; ++index) block[index] = 'y';

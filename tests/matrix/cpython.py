@@ -19,7 +19,7 @@ PYTHON = "/usr/bin/python3"
 MODULES = [  # with the limit at which they page
     ("20M", "test_multiprocessing_fork", "--match", "*WithProcesses*"),
     ("20M", "test_multiprocessing_fork", "--ignore", "*WithProcesses*"),
-    ("12M", "test_signal"),
+    ("10M", "test_signal"),
     ("16M", "test_subprocess"),
     ("11M", "test_faulthandler"),
     ("16M", "test_threading"),

@@ -68,8 +68,8 @@ TEST_F(PageblocksTest, ARefusedConversionQueuesAgainOnce) {
 
 TEST_F(PageblocksTest, RemembersWhatIsHandedOut) {
   EXPECT_EQ(blocks_.handed_out(GranuleId{3}), 0U);
-  blocks_.set_handed_out(GranuleId{3}, 16);
-  EXPECT_EQ(blocks_.handed_out(GranuleId{3}), 16U);
+  blocks_.set_handed_out(GranuleId{3}, kPagesPerGranule);
+  EXPECT_EQ(blocks_.handed_out(GranuleId{3}), kPagesPerGranule);
   EXPECT_FALSE(blocks_.known(BlockId{kBlocks}));
 }
 
