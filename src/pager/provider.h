@@ -1,5 +1,5 @@
 // The Backing that the heap sees: gets the pages of runs ready for use and takes them back. Runs on allocating threads;
-// holds the blocks lock for one pageblock at a time and never while it waits.
+// holds the blocks lock for one pageblock at a time, for a few when it purges them, and never while it waits.
 //
 //   memory to spare   pages are charged, their words say resident, the kernel serves their first touch (native)
 //   pressed           room is made for the run in one batch, then as above
@@ -83,6 +83,7 @@ class Provider final : public Backing {
   enum class Exactness : std::uint8_t { lazily, at_once };
   void drop_managed(Run piece, Exactness exactness);
   void settle_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
+  PageCount drop_whole_native(Run run) POLDER_REQUIRES(parts_.blocks.mutex());
   void drop_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   PageCount drop_described(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   bool drop_page(PageId page, Exactness exactness);

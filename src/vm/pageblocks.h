@@ -82,8 +82,16 @@ class Pageblocks {
 
   // Pages of the granule that belong to its owner, counted from the granule's start; the rest is never filled ahead.
   std::uint32_t handed_out(GranuleId granule) const { return handed_out_of(granule).load(std::memory_order_relaxed); }
-  void set_handed_out(GranuleId granule, std::uint32_t pages) {
+  void set_handed_out(GranuleId granule, std::uint64_t pages) {
     handed_out_of(granule).store(static_cast<std::uint8_t>(pages), std::memory_order_relaxed);
+  }
+  // Of all granules in [first, end), which are of one block.
+  void set_handed_out(GranuleId first, GranuleId end, std::uint64_t pages) {
+    if (first == end) return;
+    std::atomic<std::uint8_t>* const handed_out = &handed_out_of(first);
+    for (std::uint64_t i = 0; i < (end - first).value; ++i) {
+      handed_out[i].store(static_cast<std::uint8_t>(pages), std::memory_order_relaxed);
+    }
   }
 
  private:

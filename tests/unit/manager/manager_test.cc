@@ -5,6 +5,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -187,6 +188,41 @@ TEST_P(ManagerTest, AConvertedPageIsNotFresh) {
   backing.discard(first);
   ASSERT_TRUE(backing.provide(first));
   EXPECT_FALSE(backing.reads_as_zero(first));
+}
+
+// Whole blocks go together, up to the next that has words of its own, and nothing beside the run goes with them.
+TEST_P(ManagerTest, PurgingDropsTheRunAndNothingBeside) {
+  start(0);
+  Backing& backing = manager_->pager().backing();
+  const auto pages_of_blocks = [](double blocks) {
+    return PageCount{static_cast<std::uint64_t>(blocks * kPagesPerBlock)};
+  };
+  const auto run = [&](double from, double to) {
+    return polder::Run{.first = PageId{0} + pages_of_blocks(from), .pages = pages_of_blocks(to - from)};
+  };
+  const auto bytes_of = [&](polder::Run of) {
+    return std::pair{reinterpret_cast<unsigned char*>(manager_->arena().address(of.first)), bytes(of.pages)};
+  };
+  // Block 9 was provided in halves: its words are its own.
+  for (const polder::Run part : {run(0, 0.5), run(0.5, 9), run(9, 9.5), run(9.5, 14.25), run(14.25, 15)}) {
+    ASSERT_TRUE(backing.provide(part));
+    std::memset(bytes_of(part).first, 0xA5, bytes_of(part).second);
+  }
+  const polder::Run purged = run(0.5, 14.25);
+  const std::uint64_t charged = manager_->budget().charged().value;
+  backing.discard(purged);
+  backing.purge(purged);
+  EXPECT_EQ(charged - manager_->budget().charged().value, purged.pages.value);
+  for (const polder::Run kept : {run(0, 0.5), run(14.25, 15)}) {
+    const auto [begin, size] = bytes_of(kept);
+    EXPECT_EQ(std::count(begin, begin + size, 0xA5), static_cast<std::ptrdiff_t>(size));
+  }
+  ASSERT_TRUE(backing.provide(purged));
+  EXPECT_TRUE(backing.reads_as_zero(purged));
+  const auto [begin, size] = bytes_of(purged);
+  EXPECT_EQ(std::count(begin, begin + size, 0), static_cast<std::ptrdiff_t>(size));
+  EXPECT_EQ(charged, manager_->budget().charged().value);
+  manager_->pager().verify();
 }
 
 // The program may free what it has locked; nothing tells us to unlock it.
