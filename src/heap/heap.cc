@@ -15,6 +15,10 @@ namespace {
 // A thread's share of what there is of a class.
 constexpr std::size_t kMagazinePart = 64;
 
+// Half a magazine: two refills in a row must leave it room for what they brought, or a program that allocates and frees
+// as much in turn refills and flushes each time. Of three, two: one at a time is no batch (calloc 1.07 of the time).
+constexpr unsigned refill_of(unsigned capacity) { return capacity <= 3 ? (capacity + 1) / 2 : capacity / 2; }
+
 }  // namespace
 
 Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space,
@@ -65,7 +69,7 @@ void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
     cache->grow_empty(pool_, size_class, largest_magazine(size_class));
     const unsigned capacity = cache->capacity(size_class);
     if (capacity != 0) {
-      cache->push(size_class, take(size_class, cache->room(size_class), (capacity + 1) / 2));
+      cache->push(size_class, take(size_class, cache->room(size_class), refill_of(capacity)));
       if (freed != 0) give(size_class, outgoing.data(), freed);
       void* const object = cache->try_allocate(size_class);
       if (cache->note_use(size_class)) sweep(*cache);
