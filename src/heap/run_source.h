@@ -2,7 +2,7 @@
 // back. Also keeps the resident memory of free runs bounded. Called with no lock held; may wait for reclaim.
 //
 //   bound  what is in use and what is dirty together stay near what was in use at the highest tide: where runs are large
-//          at most twice the largest and an eighth above, since pieces smaller than what is wanted are of no use; what is
+//          at most three of the largest and an eighth above, since pieces smaller than what is wanted are of no use; what is
 //          dirty alone stays below what is in use, or 128 MiB. Whoever allocates or frees beyond that purges. The highest
 //          tide sinks with time
 //   fill   where what is dirty is of no use because it lies in pieces, its pages move into the new run that is wanted
