@@ -15,6 +15,10 @@ namespace {
 // A thread's share of what there is of a class.
 constexpr std::size_t kMagazinePart = 64;
 
+// A huge page that is not full yet is at most 1/32 of the heap then. (Measured: replace_1m 0.87 of the time and 1.01 of the
+// memory with huge pages; among 32 MiB of objects 0.80, but 1.12.)
+constexpr GranuleCount kDenseFrom{(std::size_t{64} << 20) / kGranuleSize};
+
 // Half a magazine: two refills in a row must leave it room for what they brought, or a program that allocates and frees
 // as much in turn refills and flushes each time. Of three, two: one at a time is no batch (calloc 1.07 of the time).
 constexpr unsigned refill_of(unsigned capacity) { return capacity <= 3 ? (capacity + 1) / 2 : capacity / 2; }
@@ -112,7 +116,7 @@ Slab* Heap::create_slab(SizeClass size_class) {
   const std::size_t header_bytes = Slab::header_bytes(size_class, hardening_);
   void* const header = pool_.allocate(header_bytes);
   const Run pages{first_page(taken->first), {slab_shape(size_class, hardening_).pages}};
-  if (header == nullptr || !backing_.provide(pages)) {
+  if (header == nullptr || !backing_.provide(pages, slab_occupancy())) {
     if (header != nullptr) pool_.free(header, header_bytes);
     runs_.return_space(*taken, {info.granules});
     return nullptr;
@@ -121,6 +125,11 @@ Slab* Heap::create_slab(SizeClass size_class) {
   slab->initialise(size_class, taken->first, hardening_);
   if (hardening_ == Hardening::on) static_cast<void>(backing_.guard(slab_guard(size_class, taken->first)));
   return slab;
+}
+
+// Slabs fill up, and lie side by side.
+Occupancy Heap::slab_occupancy() const {
+  return hardening_ == Hardening::off && runs_.used() >= kDenseFrom ? Occupancy::dense : Occupancy::sparse;
 }
 
 // --- free -------------------------------------------------------------------------------------------------------------

@@ -160,6 +160,7 @@ class Heap {
   unsigned take(SizeClass size_class, void** objects, unsigned wanted);
   void give(SizeClass size_class, void* const* objects, unsigned count);
   Slab* create_slab(SizeClass size_class);
+  Occupancy slab_occupancy() const;
   GranuleCount release_slabs(Slab* slabs);
   // Empty slabs and dirty runs; whether there were any.
   bool give_up_idle();

@@ -56,7 +56,7 @@ void* LargeRuns::allocate(std::size_t size, std::size_t alignment, RunContents c
   if (contents == RunContents::zero && placed.dirty && size >= kPurgeInsteadOfZeroing) {
     backing_.purge(extent.run());
   }
-  if (!backing_.provide(extent.run())) {
+  if (!backing_.provide(extent.run(), Occupancy::sparse)) {
     runs_.return_space({extent.first, placed.dirty}, extent.space());
     return nullptr;
   }
@@ -160,7 +160,7 @@ LargeRuns::Moved LargeRuns::move(Run from, std::size_t size) {
   Placed placed;
   if (!place(pages, kAlignment, Buddy::Fit::clean, &placed)) return {};
   const Extent& extent = placed.extent;
-  if (!backing_.provide(extent.run())) {
+  if (!backing_.provide(extent.run(), Occupancy::sparse)) {
     runs_.return_space({extent.first, placed.dirty}, extent.space());
     return {};
   }
@@ -212,7 +212,7 @@ bool LargeRuns::grow(const Extent& extent, PageCount pages) {
   if (!map_.ensure(grown.first + grown.space())) return false;
   if (!runs_.extend(grown.first, extent.space(), grown.space())) return false;
   unguard_end(extent);
-  if (!backing_.provide({extent.run().end(), pages - extent.pages})) {
+  if (!backing_.provide({extent.run().end(), pages - extent.pages}, Occupancy::sparse)) {
     guard_end(extent);
     runs_.shrink(grown.first, grown.space(), extent.space(), Buddy::Contents::dirty);
     return false;

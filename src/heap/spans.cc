@@ -188,7 +188,7 @@ void* Spans::allocate(std::size_t size, RunContents contents) {
   }
   if (!found && !create_block(&place)) return nullptr;
   const Run run = run_of(contents_of(place));
-  if (!backing_.provide(run)) {
+  if (!backing_.provide(run, Occupancy::sparse)) {
     SpanBlock* empty;
     {
       const os::MutexLock lock(mutex_);
@@ -295,7 +295,7 @@ bool Spans::resize(void* pointer, std::size_t size) {
       counts_.pages -= PageCount{change.count};
     }
   }
-  const bool added = grows && backing_.provide(run_of(change));
+  const bool added = grows && backing_.provide(run_of(change), Occupancy::sparse);
   if (!grows) backing_.discard(run_of(change));
   {
     const os::MutexLock lock(mutex_);

@@ -38,7 +38,7 @@ constexpr std::uint64_t kUnderWayPart = 8;
 
 }  // namespace
 
-bool Provider::provide(Run run) {
+bool Provider::provide(Run run, Occupancy occupancy) {
   POLDER_DCHECK(run.pages.value != 0, "empty run", run.first.value);
   if (!ensure_described(run)) return false;
   const PageCount low = parts_.budget.watermarks().low + relief_.reserve();
@@ -48,7 +48,7 @@ bool Provider::provide(Run run) {
   }
   for (PageId page = run.first; page < run.end();) {
     const Run piece = piece_of(run, page);
-    if (!provide_piece(piece)) {
+    if (!provide_piece(piece, occupancy)) {
       if (page != run.first) withdraw(Run{.first = run.first, .pages = page - run.first});
       return false;
     }
@@ -84,11 +84,11 @@ bool Provider::ensure_described(Run run) {
          ageing_nodes_.ensure(folios).ok() && parts_.blocks.ensure_locked(end).ok();
 }
 
-bool Provider::provide_piece(Run piece) {
+bool Provider::provide_piece(Run piece, Occupancy occupancy) {
   for (;;) {
     PageCount needed;
     BlockMode mode{};
-    if (try_native(piece, &needed, &mode)) return true;
+    if (try_native(piece, occupancy, &needed, &mode)) return true;
     if (mode == BlockMode::managed) {
       if (!can_be_filled(piece)) return false;
       provide_managed(piece);
@@ -111,16 +111,17 @@ bool Provider::can_be_filled(Run piece) {
   return relief_.store().room() > missing.value + under_way || relief_.make_room(missing);
 }
 
-// Charges and marks the piece if its block is native (or becomes so). Otherwise says why not: `mode`, and the pages
-// that room is `needed` for.
-bool Provider::try_native(Run piece, PageCount* needed, BlockMode* mode) {
+// Charges and marks the piece if its block is native (or becomes so), or all of a block that gets huge pages. Otherwise
+// says why not: `mode`, and the pages that room is `needed` for.
+bool Provider::try_native(Run piece, Occupancy occupancy, PageCount* needed, BlockMode* mode) {
   const BlockId block = block_of(piece.first);
   const os::MutexLock lock(parts_.blocks.mutex());
   *mode = parts_.blocks.mode(block);
   if (*mode == BlockMode::managed) return false;
   const bool own_words = parts_.blocks.words(block) == BlockWords::own;
-  const bool whole = own_words && piece.pages.value == kPagesPerBlock && parts_.blocks.described_locked(block) == 0;
-  if (whole) *needed = piece.pages;
+  const bool empty = own_words && parts_.blocks.described_locked(block) == 0;
+  const bool whole = empty && (advise_block(block, occupancy) || piece.pages.value == kPagesPerBlock);
+  if (whole) *needed = {kPagesPerBlock};
   const bool look = own_words && !whole && !parts_.blocks.is_settled_locked(block);
   for (PageId page = piece.first; look && page < piece.end(); ++page) {
     needed->value += parts_.table.load(page).state() == PageState::untouched;
@@ -140,6 +141,16 @@ bool Provider::try_native(Run piece, PageCount* needed, BlockMode* mode) {
   if (*mode == BlockMode::unused) parts_.blocks.make_native_locked(block);
   hand_out(piece);
   return true;
+}
+
+// Of a block of which nothing is resident: whether the first touch of any page will make all of them so. Not under a limit:
+// to evict a part of a huge page, or to move it, takes it to pieces first (400 µs measured).
+bool Provider::advise_block(BlockId block, Occupancy occupancy) {
+  const bool huge = occupancy == Occupancy::dense && !parts_.budget.limited();
+  if (huge != parts_.blocks.is_huge_locked(block) && parts_.blocks.try_set_huge_locked(block, huge)) {
+    os::advise_huge_pages(parts_.arena.address(block), kBlockSize, huge ? os::HugePages::always : os::HugePages::never);
+  }
+  return parts_.blocks.is_huge_locked(block);
 }
 
 // Whatever the pages held belongs to nobody: stored and staged copies are dropped, what is in transition is kept.

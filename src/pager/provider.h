@@ -49,7 +49,7 @@ class Provider final : public Backing {
         relief_(relief),
         metadata_per_chunk_(metadata_per_chunk) {}
 
-  bool provide(Run run) override;
+  bool provide(Run run, Occupancy occupancy) override;
   void discard(Run run) override;
   bool reads_as_zero(Run run) const override;
   void purge(Run run) override;
@@ -68,8 +68,9 @@ class Provider final : public Backing {
 
  private:
   bool ensure_described(Run run);
-  bool provide_piece(Run piece);
-  bool try_native(Run piece, PageCount* needed, BlockMode* mode);
+  bool provide_piece(Run piece, Occupancy occupancy);
+  bool try_native(Run piece, Occupancy occupancy, PageCount* needed, BlockMode* mode);
+  bool advise_block(BlockId block, Occupancy occupancy) POLDER_REQUIRES(parts_.blocks.mutex());
   bool can_be_filled(Run piece);
   void provide_managed(Run piece);
   void hand_out(Run piece);

@@ -110,6 +110,7 @@ PageCount Relocator::relocate_piece(os::Userfaultfd& mover, Run from, PageId to)
   const os::MutexLock lock(parts_.blocks.mutex());
   if (parts_.blocks.mode(block_of(from.first)) != BlockMode::native) return {0};
   if (parts_.blocks.mode(block_of(to)) != BlockMode::native) return {0};
+  if (parts_.blocks.is_huge_locked(block_of(from.first)) || parts_.blocks.is_huge_locked(block_of(to))) return {0};
 
   write_words_locked(parts_, block_of(from.first));
   write_words_locked(parts_, block_of(to));

@@ -21,12 +21,16 @@ class DirtySource {
   ~DirtySource() = default;
 };
 
+// dense: all of the run and of what comes to lie beside it will be written to soon, and there is so much of that kind that
+// a huge page more does not count.
+enum class Occupancy : unsigned char { sparse, dense };
+
 class Backing {
  public:
   // Gets the pages of a run from the buddy ready for use: address space committed, pages charged against the budget or
   // arranged to be filled on first touch. Contents are undefined except where reads_as_zero() says so. False when
   // neither memory nor swap is left: nothing is charged then, and the caller returns the run to the buddy as it was.
-  virtual bool provide(Run run) = 0;
+  virtual bool provide(Run run, Occupancy occupancy) = 0;
 
   // The run's contents are no longer wanted: stored copies are dropped at once, resident pages stay charged until they
   // are handed out again or purged. Called before the run goes back to the buddy.

@@ -4,6 +4,13 @@
 
 namespace polder {
 
+namespace {
+
+// A small part of the mappings that a process may have (vm.max_map_count, 65,530).
+constexpr std::uint32_t kMostHugeRanges = 2048;
+
+}  // namespace
+
 Errno Pageblocks::ensure_locked(BlockId end) {
   if (end.value <= known_.load(std::memory_order_relaxed)) return kOk;
   const Errno error = blocks_.ensure(end.value);
@@ -50,6 +57,18 @@ void Pageblocks::add_settled_locked(BlockId block, std::int64_t pages) {
   POLDER_CHECK(settled >= 0 && settled <= kPagesPerBlock && words(block) == BlockWords::own, "settled pages of a block",
                block.value, settled);
   blocks_[block.value].settled = static_cast<std::uint16_t>(settled);
+}
+
+bool Pageblocks::try_set_huge_locked(BlockId block, bool huge) {
+  const bool before = block.value != 0 && blocks_[block.value - 1].huge;
+  const bool behind = block.value + 1 < known_.load(std::memory_order_relaxed) && blocks_[block.value + 1].huge;
+  const int joined = int{before} + int{behind};
+  const auto ranges = static_cast<int>(huge_ranges_) + (huge ? 1 - joined : joined - 1);
+  if (ranges > static_cast<int>(kMostHugeRanges)) return false;
+  POLDER_CHECK(blocks_[block.value].huge != huge && ranges >= 0, "huge pages of a block", block.value, ranges);
+  blocks_[block.value].huge = huge;
+  huge_ranges_ = static_cast<std::uint32_t>(ranges);
+  return true;
 }
 
 void Pageblocks::begin_conversion_locked(BlockId block) {

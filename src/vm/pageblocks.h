@@ -36,6 +36,7 @@ class Pageblocks {
     std::atomic<BlockMode> mode;
     bool queued;  // guarded by mutex(); in the native queue, perhaps no longer native
     std::atomic<BlockWords> words;
+    bool huge;                  // guarded by mutex(); the kernel was asked for huge pages
     std::uint16_t described;    // guarded by mutex(); unless managed: own words that are not untouched
     std::uint16_t settled;      // guarded by mutex(); unless managed: pages that are resident and not fresh
     std::uint32_t next_native;  // guarded by mutex(); block id + 1, 0 ends the queue
@@ -74,6 +75,12 @@ class Pageblocks {
   std::uint32_t settled_locked(BlockId block) const POLDER_REQUIRES(mutex_) { return blocks_[block.value].settled; }
   void add_settled_locked(BlockId block, std::int64_t pages) POLDER_REQUIRES(mutex_);
 
+  // Whether the kernel was asked to back the block with a huge page: pages are resident there that were never touched, and
+  // are charged therefore; none is moved.
+  bool is_huge_locked(BlockId block) const POLDER_REQUIRES(mutex_) { return blocks_[block.value].huge; }
+  // False, and unchanged, where that would make too many ranges of blocks that differ: the kernel keeps a mapping for each.
+  bool try_set_huge_locked(BlockId block, bool huge) POLDER_REQUIRES(mutex_);
+
   // Takes the block that has been native longest out of the queue.
   std::optional<BlockId> oldest_native_locked() POLDER_REQUIRES(mutex_);
 
@@ -105,7 +112,8 @@ class Pageblocks {
   std::atomic<std::uint32_t> known_{0};
   std::uint32_t native_head_ POLDER_GUARDED_BY(mutex_) = 0;  // block id + 1
   std::uint32_t native_tail_ POLDER_GUARDED_BY(mutex_) = 0;
-  std::atomic<std::uint64_t> native_{0};  // atomic: statistics read them at any time
+  std::uint32_t huge_ranges_ POLDER_GUARDED_BY(mutex_) = 0;  // of neighbours
+  std::atomic<std::uint64_t> native_{0};                     // atomic: statistics read them at any time
   std::atomic<std::uint64_t> managed_{0};
 };
 

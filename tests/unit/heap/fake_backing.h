@@ -24,10 +24,11 @@ class FakeBacking final : public Backing {
 
   FakeBacking(Arena& arena, Memory memory) : arena_(arena), memory_(memory), pages_(arena.pages().value) {}
 
-  bool provide(Run run) override {
+  bool provide(Run run, Occupancy occupancy) override {
     require_no_lock();
     const std::lock_guard<std::mutex> lock(mutex_);
     ++provides_;
+    if (occupancy == Occupancy::dense) dense_ += run.pages;
     require_no_guard(run);
     if (run.pages.value > capacity_ - provided_) return false;
     provided_ += run.pages.value;
@@ -185,6 +186,7 @@ class FakeBacking final : public Backing {
     return count;
   }
   std::uint64_t provides() const { return provides_; }
+  PageCount dense() const { return dense_; }  // of all that was ever provided
   std::uint64_t purges() const { return purges_; }
   std::uint64_t recycled() const { return recycled_; }  // pages
   bool is_provided(PageId page) const { return pages_[page.value].provided; }
@@ -229,6 +231,7 @@ class FakeBacking final : public Backing {
   std::uint64_t provided_ = 0;
   std::uint64_t capacity_ = ~std::uint64_t{0};
   std::uint64_t provides_ = 0;
+  PageCount dense_;
   std::uint64_t purges_ = 0;
   std::uint64_t relocations_ = 0;
   std::uint64_t recycled_ = 0;

@@ -486,6 +486,33 @@ TEST_F(HeapTest, MagazinesThatAreFullAndEmptyInTurnGrow) {
   heap_.expect_empty();
 }
 
+// Below, a huge page that is not full would be much of what the heap has.
+TEST(Heap, SlabsOfALargeHeapAreDense) {
+  for (const Hardening hardening : {Hardening::off, Hardening::on}) {
+    HeapInstance heap(512 * kMiB, FakeBacking::Memory::none, os::monotonic_ns, hardening);
+    ThreadCache* const empty = ThreadCache::empty();
+    std::vector<void*> objects;
+    const auto allocate = [&](std::size_t size, std::size_t bytes) {
+      for (std::size_t done = 0; done < bytes; done += size) {
+        objects.push_back(heap->allocate(empty, size));
+        ASSERT_NE(objects.back(), nullptr);
+      }
+    };
+    allocate(1024, 60 * kMiB);
+    allocate(kMiB, 20 * kMiB);
+    allocate(kMiB / 32, 20 * kMiB);
+    EXPECT_EQ(heap.backing().dense().value, 0U);
+    allocate(1024, 60 * kMiB);
+    if (hardening == Hardening::off) {
+      EXPECT_GE(heap.backing().dense(), pages_down(59 * kMiB));
+      for (void* const object : objects) heap->free(empty, object);
+      heap.expect_empty();
+    } else {
+      EXPECT_EQ(heap.backing().dense().value, 0U);
+    }
+  }
+}
+
 TEST_F(HeapTest, CachesComeAndGo) {
   std::vector<ThreadCache*> caches;
   std::vector<void*> objects;

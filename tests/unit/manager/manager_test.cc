@@ -178,15 +178,15 @@ TEST_P(ManagerTest, AConvertedPageIsNotFresh) {
   start(16 * kMiB);
   Backing& backing = manager_->pager().backing();
   const polder::Run first{.first = PageId{0}, .pages = PageCount{kPagesPerBlock / 2}};
-  ASSERT_TRUE(backing.provide(first));
+  ASSERT_TRUE(backing.provide(first, Occupancy::sparse));
   EXPECT_TRUE(backing.reads_as_zero(first));
   std::memset(manager_->arena().address(first.first), 0xA5, bytes(first.pages));
   // Too large to be native, and it begins in the same block.
   const polder::Run second{.first = first.end(), .pages = pages_down(32 * kMiB)};
-  ASSERT_TRUE(backing.provide(second));
+  ASSERT_TRUE(backing.provide(second, Occupancy::sparse));
   ASSERT_EQ(manager_->pager().blocks().mode(BlockId{0}), BlockMode::managed);
   backing.discard(first);
-  ASSERT_TRUE(backing.provide(first));
+  ASSERT_TRUE(backing.provide(first, Occupancy::sparse));
   EXPECT_FALSE(backing.reads_as_zero(first));
 }
 
@@ -205,7 +205,7 @@ TEST_P(ManagerTest, PurgingDropsTheRunAndNothingBeside) {
   };
   // Block 9 was provided in halves: its words are its own.
   for (const polder::Run part : {run(0, 0.5), run(0.5, 9), run(9, 9.5), run(9.5, 14.25), run(14.25, 15)}) {
-    ASSERT_TRUE(backing.provide(part));
+    ASSERT_TRUE(backing.provide(part, Occupancy::sparse));
     std::memset(bytes_of(part).first, 0xA5, bytes_of(part).second);
   }
   const polder::Run purged = run(0.5, 14.25);
@@ -217,12 +217,63 @@ TEST_P(ManagerTest, PurgingDropsTheRunAndNothingBeside) {
     const auto [begin, size] = bytes_of(kept);
     EXPECT_EQ(std::count(begin, begin + size, 0xA5), static_cast<std::ptrdiff_t>(size));
   }
-  ASSERT_TRUE(backing.provide(purged));
+  ASSERT_TRUE(backing.provide(purged, Occupancy::sparse));
   EXPECT_TRUE(backing.reads_as_zero(purged));
   const auto [begin, size] = bytes_of(purged);
   EXPECT_EQ(std::count(begin, begin + size, 0), static_cast<std::ptrdiff_t>(size));
   EXPECT_EQ(charged, manager_->budget().charged().value);
   manager_->pager().verify();
+}
+
+// In a heap that is large, pages become resident that nobody touched: they are charged. When a limit is set, they go like
+// all others.
+TEST_P(ManagerTest, HugePagesAreChargedAndEvicted) {
+  start(0);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 96 * kMiB / 1024; ++i) objects.push_back(make(1024, i));
+  {
+    Pageblocks& blocks = manager_->pager().blocks();
+    const os::MutexLock lock(blocks.mutex());
+    EXPECT_TRUE(blocks.is_huge_locked(block_of(manager_->arena().page_of(objects.back().bytes))));
+    EXPECT_FALSE(blocks.is_huge_locked(BlockId{0}));
+  }
+  EXPECT_LE(resident(), bytes(manager_->budget().charged()));
+  manager_->pager().verify();
+  ASSERT_TRUE(manager_->set_memory_limit(24 * kMiB).ok());
+  EXPECT_LE(resident(), 24 * kMiB);
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+  for (std::size_t i = 0; i < objects.size(); i += 2) manager_->heap().free(cache_, objects[i].bytes);
+  for (std::size_t i = 0; i < objects.size(); i += 2) objects[i] = make(1024, i + 1);
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+}
+
+// What is free of a huge block is zero, and no page of it is moved.
+TEST_P(ManagerTest, AHugeBlockServesOthersWhenItIsEmpty) {
+  start(0);
+  Backing& backing = manager_->pager().backing();
+  Pageblocks& blocks = manager_->pager().blocks();
+  const polder::Run first{.first = PageId{0}, .pages = PageCount{kPagesPerGranule}};
+  ASSERT_TRUE(backing.provide(first, Occupancy::dense));
+  EXPECT_EQ(blocks.words(BlockId{0}), BlockWords::all_fresh);
+  std::memset(manager_->arena().address(first.first), 0xA5, bytes(first.pages));
+  const polder::Run second{.first = first.end(), .pages = PageCount{kPagesPerBlock - kPagesPerGranule}};
+  const PageCount charged = manager_->budget().charged();
+  ASSERT_TRUE(backing.provide(second, Occupancy::sparse));
+  EXPECT_EQ(manager_->budget().charged(), charged);
+  EXPECT_TRUE(backing.reads_as_zero(second));
+  const char* const bytes_of_second = manager_->arena().address(second.first);
+  EXPECT_EQ(std::count(bytes_of_second, bytes_of_second + bytes(second.pages), 0),
+            static_cast<std::ptrdiff_t>(bytes(second.pages)));
+  EXPECT_EQ(backing.relocate(first, second.first).value, 0U);
+  for (const polder::Run run : {first, second}) {
+    backing.discard(run);
+    backing.purge(run);
+  }
+  EXPECT_EQ((charged - manager_->budget().charged()).value, std::uint64_t{kPagesPerBlock});
+  ASSERT_TRUE(backing.provide(first, Occupancy::sparse));
+  const os::MutexLock lock(blocks.mutex());
+  EXPECT_FALSE(blocks.is_huge_locked(BlockId{0}));
+  EXPECT_EQ(blocks.described_locked(BlockId{0}), std::uint32_t{kPagesPerGranule});
 }
 
 // The program may free what it has locked; nothing tells us to unlock it.

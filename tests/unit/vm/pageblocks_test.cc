@@ -9,7 +9,7 @@ namespace {
 
 class PageblocksTest : public ::testing::Test {
  protected:
-  static constexpr std::uint32_t kBlocks = 16;
+  static constexpr std::uint32_t kBlocks = 8192;
 
   PageblocksTest()
       : size_(MetadataArray<Pageblocks::Block>::bytes_for(kBlocks)),
@@ -64,6 +64,24 @@ TEST_F(PageblocksTest, ARefusedConversionQueuesAgainOnce) {
   EXPECT_EQ(blocks_.oldest_native_locked(), BlockId{0});
   EXPECT_EQ(blocks_.oldest_native_locked(), std::nullopt);
   EXPECT_EQ(blocks_.native_blocks(), BlockCount{2});
+}
+
+TEST_F(PageblocksTest, HugePagesAreWantedInNeighboursOrNotAtAll) {
+  const os::MutexLock lock(blocks_.mutex());
+  std::uint32_t refused = 0;
+  for (std::uint32_t block = 1; block < kBlocks; block += 2) {
+    if (!blocks_.try_set_huge_locked(BlockId{block}, true)) ++refused;
+    EXPECT_EQ(blocks_.is_huge_locked(BlockId{block}), refused == 0);
+  }
+  EXPECT_GT(refused, 0U);
+  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{2}, true));            // joins two
+  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{0}, true));            // beside one
+  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{kBlocks - 2}, true));  // the one that is left
+  EXPECT_FALSE(blocks_.try_set_huge_locked(BlockId{1}, false));          // would part two
+  EXPECT_TRUE(blocks_.is_huge_locked(BlockId{1}));
+  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{kBlocks - 2}, false));
+  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{1}, false));
+  EXPECT_FALSE(blocks_.is_huge_locked(BlockId{1}));
 }
 
 TEST_F(PageblocksTest, RemembersWhatIsHandedOut) {
