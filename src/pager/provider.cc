@@ -143,8 +143,9 @@ bool Provider::try_native(Run piece, Occupancy occupancy, PageCount* needed, Blo
   return true;
 }
 
-// Of a block of which nothing is resident: whether the first touch of any page will make all of them so. Not under a limit:
-// to evict a part of a huge page, or to move it, takes it to pieces first (400 µs measured).
+// Whether the first touch of a page of the block may make all of its pages resident: so it is where it becomes dense while
+// it is empty, until it is not. Not under a limit: to evict a part of a huge page, or to move it, takes it to pieces first
+// (400 µs measured).
 bool Provider::advise_block(BlockId block, Occupancy occupancy) {
   const bool huge = occupancy == Occupancy::dense && !parts_.budget.limited();
   if (huge != parts_.blocks.is_huge_locked(block) && parts_.blocks.try_set_huge_locked(block, huge)) {
@@ -304,8 +305,9 @@ PageCount Provider::drop_whole_native(Run run) {
   return whole;
 }
 
-// The same for what is left.
+// The same for what is left. A huge page is taken to pieces by that, and the kernel shall not make another around them.
 void Provider::drop_native(Run piece) {
+  static_cast<void>(advise_block(block_of(piece.first), Occupancy::sparse));
   const PageCount charged = drop_described(piece);
   parts_.budget.uncharge(charged);
   count(parts_.statistics->allocation.purged_pages, charged.value);

@@ -265,14 +265,26 @@ TEST_P(ManagerTest, AHugeBlockServesOthersWhenItIsEmpty) {
   EXPECT_EQ(std::count(bytes_of_second, bytes_of_second + bytes(second.pages), 0),
             static_cast<std::ptrdiff_t>(bytes(second.pages)));
   EXPECT_EQ(backing.relocate(first, second.first).value, 0U);
+  const auto is_huge = [&blocks] {
+    const os::MutexLock lock(blocks.mutex());
+    return blocks.is_huge_locked(BlockId{0});
+  };
+  EXPECT_TRUE(is_huge());
   for (const polder::Run run : {first, second}) {
     backing.discard(run);
     backing.purge(run);
+    EXPECT_FALSE(is_huge());
   }
   EXPECT_EQ((charged - manager_->budget().charged()).value, std::uint64_t{kPagesPerBlock});
+  // It is empty, and whoever comes first decides.
+  ASSERT_TRUE(backing.provide(first, Occupancy::dense));
+  EXPECT_TRUE(is_huge());
+  const polder::Run all{.first = PageId{0}, .pages = PageCount{kPagesPerBlock}};
+  backing.discard(all);
+  backing.purge(all);
   ASSERT_TRUE(backing.provide(first, Occupancy::sparse));
+  EXPECT_FALSE(is_huge());
   const os::MutexLock lock(blocks.mutex());
-  EXPECT_FALSE(blocks.is_huge_locked(BlockId{0}));
   EXPECT_EQ(blocks.described_locked(BlockId{0}), std::uint32_t{kPagesPerGranule});
 }
 
