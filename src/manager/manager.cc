@@ -91,10 +91,17 @@ const StatisticsSegment& Manager::statistics() {
 Errno Manager::set_memory_limit(std::size_t bytes) {
   const PageCount limit = budget_for(bytes);
   if (budget_.metadata() + watermarks_for(limit).high >= limit) return Errno(EINVAL);
-  if (limit < Budget::kUnlimited) os::advise_huge_pages(arena_.base(), arena_.size(), os::HugePages::never);
   limit_bytes_.store(bytes, std::memory_order_relaxed);
   statistics_->setup.limit_bytes.store(bytes, std::memory_order_relaxed);
-  budget_.set_limit(limit);
+  if (limit < Budget::kUnlimited) {
+    // No block gets a huge page between the advice and the limit.
+    const os::MutexLock lock(pager_.blocks().mutex());
+    os::advise_huge_pages(arena_.base(), arena_.size(), os::HugePages::never);
+    pager_.blocks().advise_all_small_locked();
+    budget_.set_limit(limit);
+  } else {
+    budget_.set_limit(limit);
+  }
   return pager_.shrink_to_limit();
 }
 

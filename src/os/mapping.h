@@ -49,8 +49,9 @@ Errno remove_guards(void* address, std::size_t size);
 enum class HugePages : unsigned char { never, system_default, always };
 // Ignored by kernels without transparent huge pages.
 void advise_huge_pages(void* address, std::size_t size, HugePages policy);
-// Whether the kernel makes them where nobody advised anything. Reads a file of sysfs.
-bool huge_pages_unasked();
+enum class HugePageMode : unsigned char { never, advised, unasked };
+// Where the kernel makes them: nowhere, where a program advised it, anywhere. The first call reads a file of sysfs.
+HugePageMode huge_page_mode();
 
 enum class ForkInheritance : unsigned char { copy, omit };
 // Whether fork copies the range into the child (MADV_DOFORK / MADV_DONTFORK).

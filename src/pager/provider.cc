@@ -1,6 +1,7 @@
 #include "pager/provider.h"
 
 #include <algorithm>
+#include <bit>
 
 #include "base/check.h"
 #include "base/message.h"
@@ -15,6 +16,13 @@ namespace {
 Run piece_of(Run run, PageId first) {
   const PageId block_end = first_page(block_of(first) + BlockCount{1});
   return Run{.first = first, .pages = std::min(run.end(), block_end) - first};
+}
+
+// The granules of its block that a piece has pages of, as bits.
+std::uint64_t granules_of(Run piece) {
+  const std::uint32_t first = granule_of(piece.first).value % kGranulesPerBlock;
+  const std::uint32_t last = granule_of(piece.end() - PageCount{1}).value % kGranulesPerBlock;
+  return UINT64_MAX << first & UINT64_MAX >> (63 - last);
 }
 
 template <typename Visit>
@@ -120,7 +128,8 @@ bool Provider::try_native(Run piece, Occupancy occupancy, PageCount* needed, Blo
   if (*mode == BlockMode::managed) return false;
   const bool own_words = parts_.blocks.words(block) == BlockWords::own;
   const bool empty = own_words && parts_.blocks.described_locked(block) == 0;
-  const bool whole = empty && (advise_block(block, occupancy) || piece.pages.value == kPagesPerBlock);
+  const bool huge = empty && try_huge(block, occupancy, *mode);
+  const bool whole = huge || (empty && piece.pages.value == kPagesPerBlock);
   if (whole) *needed = {kPagesPerBlock};
   const bool look = own_words && !whole && !parts_.blocks.is_settled_locked(block);
   for (PageId page = piece.first; look && page < piece.end(); ++page) {
@@ -130,6 +139,7 @@ bool Provider::try_native(Run piece, Occupancy occupancy, PageCount* needed, Blo
   if (needed->value != 0 && !parts_.budget.try_charge(*needed, keep)) return false;
   if (whole) {
     parts_.blocks.set_words_locked(block, BlockWords::all_fresh);
+    if (huge) parts_.blocks.begin_unprovided_locked(block);
   } else if (needed->value != 0) {
     for (PageId page = piece.first; page < piece.end(); ++page) {
       if (parts_.table.load(page).state() == PageState::untouched) {
@@ -139,19 +149,30 @@ bool Provider::try_native(Run piece, Occupancy occupancy, PageCount* needed, Blo
     parts_.blocks.add_described_locked(block, static_cast<std::int64_t>(needed->value));
   }
   if (*mode == BlockMode::unused) parts_.blocks.make_native_locked(block);
+  parts_.blocks.note_provided_locked(block, granules_of(piece));
   hand_out(piece);
   return true;
 }
 
-// Whether the first touch of a page of the block may make all of its pages resident: so it is where it becomes dense while
-// it is empty, until it is not. Not under a limit: to evict a part of a huge page, or to move it, takes it to pieces first
-// (400 µs measured).
-bool Provider::advise_block(BlockId block, Occupancy occupancy) {
-  const bool huge = occupancy == Occupancy::dense && !parts_.budget.limited();
-  if (huge != parts_.blocks.is_huge_locked(block) && parts_.blocks.try_set_huge_locked(block, huge)) {
-    os::advise_huge_pages(parts_.arena.address(block), kBlockSize, huge ? os::HugePages::always : os::HugePages::never);
+// Of an empty block: whether the first touch of a page may make all of its pages resident. Not under a limit: to evict a
+// part of a huge page, or to move it, takes it to pieces first (400 µs measured).
+bool Provider::try_huge(BlockId block, Occupancy occupancy, BlockMode mode) {
+  if (occupancy == Occupancy::sparse || parts_.budget.limited() || os::huge_page_mode() != os::HugePageMode::advised) {
+    end_huge(block);
+    return parts_.blocks.is_huge_locked(block);
   }
-  return parts_.blocks.is_huge_locked(block);
+  if (parts_.blocks.is_huge_locked(block)) return true;
+  if (!parts_.blocks.try_advise_locked(block, BlockAdvice::huge)) return false;
+  char* const address = parts_.arena.address(block);
+  // An empty table of pages would stand in a huge page's way.
+  if (mode == BlockMode::native) static_cast<void>(os::discard(address, kBlockSize));
+  os::advise_huge_pages(address, kBlockSize, os::HugePages::always);
+  return true;
+}
+
+void Provider::end_huge(BlockId block) {
+  if (!parts_.blocks.is_huge_locked(block) || !parts_.blocks.try_advise_locked(block, BlockAdvice::small)) return;
+  os::advise_huge_pages(parts_.arena.address(block), kBlockSize, os::HugePages::never);
 }
 
 // Whatever the pages held belongs to nobody: stored and staged copies are dropped, what is in transition is kept.
@@ -294,6 +315,7 @@ PageCount Provider::drop_whole_native(Run run) {
       break;
     }
     parts_.blocks.set_words_locked(block, BlockWords::own);
+    static_cast<void>(parts_.blocks.end_unprovided_locked(block));
     whole += PageCount{kPagesPerBlock};
     if (run.first + whole == run.end()) break;
   }
@@ -307,8 +329,17 @@ PageCount Provider::drop_whole_native(Run run) {
 
 // The same for what is left. A huge page is taken to pieces by that, and the kernel shall not make another around them.
 void Provider::drop_native(Run piece) {
-  static_cast<void>(advise_block(block_of(piece.first), Occupancy::sparse));
-  const PageCount charged = drop_described(piece);
+  const BlockId block = block_of(piece.first);
+  end_huge(block);
+  PageCount charged = drop_described(piece);
+  // What came with the huge page and was nobody's goes with it.
+  for (std::uint64_t left = parts_.blocks.end_unprovided_locked(block); left != 0;) {
+    const auto first = static_cast<std::uint32_t>(std::countr_zero(left));
+    const auto length = static_cast<std::uint32_t>(std::countr_one(left >> first));
+    left &= ~(UINT64_MAX >> (64 - length) << first);
+    charged += drop_described({.first = first_page(block) + PageCount{first * kPagesPerGranule},
+                               .pages = PageCount{length * kPagesPerGranule}});
+  }
   parts_.budget.uncharge(charged);
   count(parts_.statistics->allocation.purged_pages, charged.value);
 }

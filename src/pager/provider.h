@@ -70,7 +70,8 @@ class Provider final : public Backing {
   bool ensure_described(Run run);
   bool provide_piece(Run piece, Occupancy occupancy);
   bool try_native(Run piece, Occupancy occupancy, PageCount* needed, BlockMode* mode);
-  bool advise_block(BlockId block, Occupancy occupancy) POLDER_REQUIRES(parts_.blocks.mutex());
+  bool try_huge(BlockId block, Occupancy occupancy, BlockMode mode) POLDER_REQUIRES(parts_.blocks.mutex());
+  void end_huge(BlockId block) POLDER_REQUIRES(parts_.blocks.mutex());
   bool can_be_filled(Run piece);
   void provide_managed(Run piece);
   void hand_out(Run piece);

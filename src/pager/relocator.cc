@@ -49,14 +49,8 @@ PageId Relocator::first_resident(Run run) const {
 }
 
 // To move parts of huge pages costs more than to touch new ones. Under a limit there are none.
-bool Relocator::may_be_huge() {
-  if (parts_.budget.limited()) return false;
-  HugePages known = huge_pages_.load(std::memory_order_relaxed);
-  if (known == HugePages::unknown) {
-    known = os::huge_pages_unasked() ? HugePages::unasked : HugePages::advised;
-    huge_pages_.store(known, std::memory_order_relaxed);
-  }
-  return known == HugePages::unasked;
+bool Relocator::may_be_huge() const {
+  return !parts_.budget.limited() && os::huge_page_mode() == os::HugePageMode::unasked;
 }
 
 PageCount Relocator::recycle(DirtySource& source, Run to) {

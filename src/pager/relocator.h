@@ -25,17 +25,14 @@ class Relocator {
   PageCount recycle(DirtySource& source, Run to);
 
  private:
-  enum class HugePages : std::uint8_t { unknown, unasked, advised };
-
   bool open(os::Userfaultfd& mover);
-  bool may_be_huge();
+  bool may_be_huge() const;
   PageId first_resident(Run run) const;
   PageCount recycle_run(os::Userfaultfd& mover, Run from, Run to);
   PageCount relocate_piece(os::Userfaultfd& mover, Run from, PageId to);
 
   VmParts& parts_;
-  std::atomic<bool> refused_{false};                       // atomic: any thread; the kernel said no for good
-  std::atomic<HugePages> huge_pages_{HugePages::unknown};  // atomic: any thread; what the machine says
+  std::atomic<bool> refused_{false};  // atomic: any thread; the kernel said no for good
 };
 
 }  // namespace polder

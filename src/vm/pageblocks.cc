@@ -7,7 +7,7 @@ namespace polder {
 namespace {
 
 // A small part of the mappings that a process may have (vm.max_map_count, 65,530).
-constexpr std::uint32_t kMostHugeRanges = 2048;
+constexpr int kMostBorders = 4096;
 
 }  // namespace
 
@@ -59,16 +59,26 @@ void Pageblocks::add_settled_locked(BlockId block, std::int64_t pages) {
   blocks_[block.value].settled = static_cast<std::uint16_t>(settled);
 }
 
-bool Pageblocks::try_set_huge_locked(BlockId block, bool huge) {
-  const bool before = block.value != 0 && blocks_[block.value - 1].huge;
-  const bool behind = block.value + 1 < known_.load(std::memory_order_relaxed) && blocks_[block.value + 1].huge;
-  const int joined = int{before} + int{behind};
-  const auto ranges = static_cast<int>(huge_ranges_) + (huge ? 1 - joined : joined - 1);
-  if (ranges > static_cast<int>(kMostHugeRanges)) return false;
-  POLDER_CHECK(blocks_[block.value].huge != huge && ranges >= 0, "huge pages of a block", block.value, ranges);
-  blocks_[block.value].huge = huge;
-  huge_ranges_ = static_cast<std::uint32_t>(ranges);
+bool Pageblocks::try_advise_locked(BlockId block, BlockAdvice advice) {
+  const BlockAdvice before = blocks_[block.value].advice;
+  int change = 0;
+  const auto compare = [&](BlockAdvice beside) { change += int{beside != advice} - int{beside != before}; };
+  if (block.value != 0) compare(blocks_[block.value - 1].advice);
+  // About blocks that are not known yet nobody was told anything.
+  const bool last = block.value + 1 == known_.load(std::memory_order_relaxed);
+  compare(last ? BlockAdvice::none : blocks_[block.value + 1].advice);
+  const int borders = static_cast<int>(borders_) + change;
+  if (change > 0 && borders > kMostBorders) return false;
+  POLDER_CHECK(borders >= 0, "borders between blocks", block.value, borders);
+  blocks_[block.value].advice = advice;
+  borders_ = static_cast<std::uint32_t>(borders);
   return true;
+}
+
+void Pageblocks::advise_all_small_locked() {
+  const std::uint32_t known = known_.load(std::memory_order_relaxed);
+  for (std::uint32_t block = 0; block < known; ++block) blocks_[block].advice = BlockAdvice::small;
+  borders_ = known == 0 ? 0 : 1;  // to the blocks that are not known yet
 }
 
 void Pageblocks::begin_conversion_locked(BlockId block) {

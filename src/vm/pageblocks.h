@@ -17,6 +17,7 @@
 #include <atomic>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 #include "base/units.h"
 #include "os/mutex.h"
@@ -30,13 +31,17 @@ enum class BlockMode : std::uint8_t { unused, native, converting, managed };
 // untouched then: every page is resident, and fresh or not. A large run of which little is touched costs no words.
 enum class BlockWords : std::uint8_t { own, all_fresh, all_settled };
 
+// What the kernel was told about huge pages there. Blocks that differ are mappings of their own.
+enum class BlockAdvice : std::uint8_t { none, huge, small };
+
 class Pageblocks {
  public:
   struct Block {
+    std::uint64_t unprovided;  // guarded by mutex(); granules that are resident with a huge page, and nobody's so far
     std::atomic<BlockMode> mode;
     bool queued;  // guarded by mutex(); in the native queue, perhaps no longer native
     std::atomic<BlockWords> words;
-    bool huge;                  // guarded by mutex(); the kernel was asked for huge pages
+    BlockAdvice advice;         // guarded by mutex()
     std::uint16_t described;    // guarded by mutex(); unless managed: own words that are not untouched
     std::uint16_t settled;      // guarded by mutex(); unless managed: pages that are resident and not fresh
     std::uint32_t next_native;  // guarded by mutex(); block id + 1, 0 ends the queue
@@ -75,11 +80,23 @@ class Pageblocks {
   std::uint32_t settled_locked(BlockId block) const POLDER_REQUIRES(mutex_) { return blocks_[block.value].settled; }
   void add_settled_locked(BlockId block, std::int64_t pages) POLDER_REQUIRES(mutex_);
 
-  // Whether the kernel was asked to back the block with a huge page: pages are resident there that were never touched, and
-  // are charged therefore; none is moved.
-  bool is_huge_locked(BlockId block) const POLDER_REQUIRES(mutex_) { return blocks_[block.value].huge; }
-  // False, and unchanged, where that would make too many ranges of blocks that differ: the kernel keeps a mapping for each.
-  bool try_set_huge_locked(BlockId block, bool huge) POLDER_REQUIRES(mutex_);
+  // Huge: pages are resident there that were never touched, and are charged therefore; none is moved.
+  bool is_huge_locked(BlockId block) const POLDER_REQUIRES(mutex_) {
+    return blocks_[block.value].advice == BlockAdvice::huge;
+  }
+  // For whoever advises the kernel then. False, and unchanged, where that would part too many mappings.
+  bool try_advise_locked(BlockId block, BlockAdvice advice) POLDER_REQUIRES(mutex_);
+  // For whoever has told the kernel so about the whole arena.
+  void advise_all_small_locked() POLDER_REQUIRES(mutex_);
+
+  // All of a block became resident with its first pages; some of it is provided; what never was is given up.
+  void begin_unprovided_locked(BlockId block) POLDER_REQUIRES(mutex_) { blocks_[block.value].unprovided = UINT64_MAX; }
+  void note_provided_locked(BlockId block, std::uint64_t granules) POLDER_REQUIRES(mutex_) {
+    blocks_[block.value].unprovided &= ~granules;
+  }
+  std::uint64_t end_unprovided_locked(BlockId block) POLDER_REQUIRES(mutex_) {
+    return std::exchange(blocks_[block.value].unprovided, 0);
+  }
 
   // Takes the block that has been native longest out of the queue.
   std::optional<BlockId> oldest_native_locked() POLDER_REQUIRES(mutex_);
@@ -112,8 +129,8 @@ class Pageblocks {
   std::atomic<std::uint32_t> known_{0};
   std::uint32_t native_head_ POLDER_GUARDED_BY(mutex_) = 0;  // block id + 1
   std::uint32_t native_tail_ POLDER_GUARDED_BY(mutex_) = 0;
-  std::uint32_t huge_ranges_ POLDER_GUARDED_BY(mutex_) = 0;  // of neighbours
-  std::atomic<std::uint64_t> native_{0};                     // atomic: statistics read them at any time
+  std::uint32_t borders_ POLDER_GUARDED_BY(mutex_) = 0;  // between blocks whose advice differs
+  std::atomic<std::uint64_t> native_{0};                 // atomic: statistics read them at any time
   std::atomic<std::uint64_t> managed_{0};
 };
 

@@ -66,22 +66,56 @@ TEST_F(PageblocksTest, ARefusedConversionQueuesAgainOnce) {
   EXPECT_EQ(blocks_.native_blocks(), BlockCount{2});
 }
 
-TEST_F(PageblocksTest, HugePagesAreWantedInNeighboursOrNotAtAll) {
+TEST_F(PageblocksTest, AdviceThatPartsTooManyMappingsIsRefused) {
   const os::MutexLock lock(blocks_.mutex());
   std::uint32_t refused = 0;
   for (std::uint32_t block = 1; block < kBlocks; block += 2) {
-    if (!blocks_.try_set_huge_locked(BlockId{block}, true)) ++refused;
+    if (!blocks_.try_advise_locked(BlockId{block}, BlockAdvice::huge)) ++refused;
     EXPECT_EQ(blocks_.is_huge_locked(BlockId{block}), refused == 0);
   }
   EXPECT_GT(refused, 0U);
-  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{2}, true));            // joins two
-  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{0}, true));            // beside one
-  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{kBlocks - 2}, true));  // the one that is left
-  EXPECT_FALSE(blocks_.try_set_huge_locked(BlockId{1}, false));          // would part two
-  EXPECT_TRUE(blocks_.is_huge_locked(BlockId{1}));
-  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{kBlocks - 2}, false));
-  EXPECT_TRUE(blocks_.try_set_huge_locked(BlockId{1}, false));
+  EXPECT_TRUE(blocks_.try_advise_locked(BlockId{2}, BlockAdvice::huge));            // joins two
+  EXPECT_TRUE(blocks_.try_advise_locked(BlockId{kBlocks - 2}, BlockAdvice::huge));  // the borders that this spared
+  EXPECT_FALSE(blocks_.try_advise_locked(BlockId{2}, BlockAdvice::small));          // would part them again
+  EXPECT_TRUE(blocks_.is_huge_locked(BlockId{2}));
+  EXPECT_TRUE(blocks_.try_advise_locked(BlockId{4}, BlockAdvice::huge));
+  EXPECT_TRUE(blocks_.try_advise_locked(BlockId{2}, BlockAdvice::small));
+  EXPECT_FALSE(blocks_.is_huge_locked(BlockId{2}));
+  blocks_.advise_all_small_locked();
   EXPECT_FALSE(blocks_.is_huge_locked(BlockId{1}));
+  EXPECT_TRUE(blocks_.try_advise_locked(BlockId{kBlocks - 1}, BlockAdvice::huge));
+}
+
+TEST(Pageblocks, AdviceReachesBlocksThatBecomeKnownLater) {
+  constexpr std::uint32_t kBlocks = 64;
+  const std::size_t size = MetadataArray<Pageblocks::Block>::bytes_for(kBlocks);
+  char* const memory = os::reserve(size, kPageSize).value;
+  MetadataSpace space(memory, size);
+  Pageblocks blocks(MetadataArray<Pageblocks::Block>(space, kBlocks));
+  const os::MutexLock lock(blocks.mutex());
+  for (int round = 0; round < 2; ++round) {
+    for (std::uint32_t block = 0; block < kBlocks; ++block) {
+      ASSERT_TRUE(blocks.ensure_locked(BlockId{block + 1}).ok());
+      EXPECT_TRUE(blocks.try_advise_locked(BlockId{block}, BlockAdvice::huge));
+    }
+    for (std::uint32_t block = 0; block < kBlocks; block += 2) {
+      EXPECT_TRUE(blocks.try_advise_locked(BlockId{block}, BlockAdvice::small));
+    }
+    for (std::uint32_t block = 1; block < kBlocks; block += 2) {
+      EXPECT_TRUE(blocks.try_advise_locked(BlockId{block}, BlockAdvice::small));
+    }
+    blocks.advise_all_small_locked();
+  }
+  os::release(memory, size);
+}
+
+TEST_F(PageblocksTest, RemembersWhatOfABlockWasNeverProvided) {
+  const os::MutexLock lock(blocks_.mutex());
+  EXPECT_EQ(blocks_.end_unprovided_locked(BlockId{7}), 0U);
+  blocks_.begin_unprovided_locked(BlockId{7});
+  blocks_.note_provided_locked(BlockId{7}, 0xF0);
+  EXPECT_EQ(blocks_.end_unprovided_locked(BlockId{7}), ~std::uint64_t{0xF0});
+  EXPECT_EQ(blocks_.end_unprovided_locked(BlockId{7}), 0U);
 }
 
 TEST_F(PageblocksTest, RemembersWhatIsHandedOut) {
