@@ -99,4 +99,10 @@ if "push   %rbp" not in code["malloc"]:
         check(sum(written.values()) <= 12 << 10, "sizes of variables", written)
         relocated = re.search(r"GNU_RELRO(?:\s+0x[0-9a-f]+){4}\s+0x([0-9a-f]+)", headers).group(1)
         check(int(relocated, 16) <= 4 << 10, "what the dynamic linker writes is a page", relocated)
+    # A shell that reads a file calls malloc, realloc and free: nothing of the library's code but the first segment.
+    script = 'while read -r line; do echo "$line"; done < /proc/self/smaps'
+    smaps = output("env", f"LD_PRELOAD={LIBRARY}", "sh", "-c", script)
+    resident = [int(size) for size in re.findall(r" r-xp .*libpolder[^\n]*\n(?:[A-Z]\w+:.*\n)*?Rss:\s+(\d+) kB", smaps)]
+    check(len(resident) == 2 and resident[0] > 0 and resident[1] == 0, "what every process runs is in the first segment",
+          resident)
 finish()
