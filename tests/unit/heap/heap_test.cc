@@ -498,9 +498,9 @@ TEST(Heap, SlabsOfALargeHeapAreDense) {
         ASSERT_NE(objects.back(), nullptr);
       }
     };
-    allocate(1024, 60 * kMiB);
+    allocate(1024, 90 * kMiB);
     allocate(kMiB, 20 * kMiB);
-    allocate(kMiB / 32, 20 * kMiB);
+    allocate(kMiB / 32, 25 * kMiB);
     EXPECT_EQ(heap.backing().dense().value, 0U);
     allocate(1024, 60 * kMiB);
     if (hardening == Hardening::off) {

@@ -229,8 +229,9 @@ TEST_P(ManagerTest, PurgingDropsTheRunAndNothingBeside) {
 // all others.
 TEST_P(ManagerTest, HugePagesAreChargedAndEvicted) {
   start(0);
+  void* const untouched = manager_->heap().allocate(cache_, 120 * kMiB);
   std::vector<Object> objects;
-  for (std::uint64_t i = 0; i < 96 * kMiB / 1024; ++i) objects.push_back(make(1024, i));
+  for (std::uint64_t i = 0; i < 64 * kMiB / 1024; ++i) objects.push_back(make(1024, i));
   {
     Pageblocks& blocks = manager_->pager().blocks();
     const os::MutexLock lock(blocks.mutex());
@@ -241,6 +242,7 @@ TEST_P(ManagerTest, HugePagesAreChargedAndEvicted) {
   }
   EXPECT_LE(resident(), bytes(manager_->budget().charged()));
   manager_->pager().verify();
+  manager_->heap().free(cache_, untouched);
   ASSERT_TRUE(manager_->set_memory_limit(24 * kMiB).ok());
   EXPECT_LE(resident(), 24 * kMiB);
   for (const Object& object : objects) ASSERT_TRUE(holds(object));

@@ -222,7 +222,7 @@ class ReferenceModelTest : public ManagerFixture {
 
 TEST_P(ReferenceModelTest, WithMemoryToSpare) {
   start(0, 512 * kMiB, kArena);
-  run(std::size_t{8} << 20);
+  run(std::size_t{24} << 20);  // so much that there are huge pages
 }
 
 TEST_P(ReferenceModelTest, Paging) {
