@@ -21,7 +21,7 @@ MODULES = [  # with the limit at which they page
     ("20M", "test_multiprocessing_fork", "--ignore", "*WithProcesses*"),
     ("10M", "test_signal"),
     ("16M", "test_subprocess"),
-    ("11M", "test_faulthandler"),
+    ("10M", "test_faulthandler"),
     ("16M", "test_threading"),
     ("9M", "test_fork1"),
     ("16M", "test_os"),
