@@ -229,9 +229,9 @@ TEST_P(ManagerTest, PurgingDropsTheRunAndNothingBeside) {
 // all others.
 TEST_P(ManagerTest, HugePagesAreChargedAndEvicted) {
   start(0);
-  void* const untouched = manager_->heap().allocate(cache_, 120 * kMiB);
+  void* const untouched = manager_->heap().allocate(cache_, 128 * kMiB);
   std::vector<Object> objects;
-  for (std::uint64_t i = 0; i < 64 * kMiB / 1024; ++i) objects.push_back(make(1024, i));
+  for (std::uint64_t i = 0; i < 16 * kMiB / 1024; ++i) objects.push_back(make(1024, i));
   {
     Pageblocks& blocks = manager_->pager().blocks();
     const os::MutexLock lock(blocks.mutex());
@@ -243,12 +243,12 @@ TEST_P(ManagerTest, HugePagesAreChargedAndEvicted) {
   EXPECT_LE(resident(), bytes(manager_->budget().charged()));
   manager_->pager().verify();
   manager_->heap().free(cache_, untouched);
-  ASSERT_TRUE(manager_->set_memory_limit(24 * kMiB).ok());
-  EXPECT_LE(resident(), 24 * kMiB);
+  ASSERT_TRUE(manager_->set_memory_limit(12 * kMiB).ok());
+  EXPECT_LE(resident(), 12 * kMiB);
   for (const Object& object : objects) ASSERT_TRUE(holds(object));
-  for (std::size_t i = 0; i < objects.size(); i += 2) manager_->heap().free(cache_, objects[i].bytes);
-  for (std::size_t i = 0; i < objects.size(); i += 2) objects[i] = make(1024, i + 1);
-  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+  for (std::size_t i = 0; i < objects.size(); i += 8) manager_->heap().free(cache_, objects[i].bytes);
+  for (std::size_t i = 0; i < objects.size(); i += 8) objects[i] = make(1024, i + 1);
+  for (std::size_t i = 0; i < objects.size(); i += 8) ASSERT_TRUE(holds(objects[i]));
 }
 
 // What is free of a huge block is zero, and no page of it is moved. It goes when the first part of the block is purged; what
