@@ -248,7 +248,7 @@ TEST_P(ManagerTest, HugePagesAreChargedAndEvicted) {
   for (const Object& object : objects) ASSERT_TRUE(holds(object));
   for (std::size_t i = 0; i < objects.size(); i += 8) manager_->heap().free(cache_, objects[i].bytes);
   for (std::size_t i = 0; i < objects.size(); i += 8) objects[i] = make(1024, i + 1);
-  for (std::size_t i = 0; i < objects.size(); i += 8) ASSERT_TRUE(holds(objects[i]));
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
 }
 
 // What is free of a huge block is zero, and no page of it is moved. It goes when the first part of the block is purged; what
