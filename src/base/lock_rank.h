@@ -11,7 +11,7 @@ namespace polder {
 enum class LockRank : unsigned char {
   reclaim,        // service: one thread at a time evicts
   thread_caches,  // heap: list of all thread caches
-  central,        // heap: one per size class, never two at once except by fork in ascending class order
+  central,        // heap: one per shard and size class; several at once in that order
   large,          // heap: quarantine, large runs, spans, granule map; never two at once except by fork, in this order
   buddy,          // vm: free runs
   blocks,         // vm: mode of pageblocks (native, managed)

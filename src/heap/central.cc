@@ -61,7 +61,7 @@ unsigned Central::take_locked(void** objects, unsigned wanted, Random* random) {
                                : slab->take_at_random(map_->arena(), objects + taken, wanted - taken, *random);
     relist_locked(slab);
   }
-  free_objects_ -= taken;
+  add_free_objects(-std::uint64_t{taken});
   if (taken > 0) ++refills_;
   return taken;
 }
@@ -73,9 +73,10 @@ unsigned Central::take(void** objects, unsigned wanted, Random* random) {
 
 unsigned Central::adopt(Slab* slab, void** objects, unsigned wanted, Random* random) {
   const os::MutexLock lock(mutex_);
+  slab->shard.store(shard_, std::memory_order_relaxed);
   map_->set_header(slab->first, {info_of(size_class_).granules}, kind_of(size_class_), slab);
   slabs_.store(slabs() + 1, std::memory_order_relaxed);
-  free_objects_ += slab->free;
+  add_free_objects(slab->free);
   link_locked(slab, kEmptyList);
   return take_locked(objects, wanted, random);
 }
@@ -84,25 +85,23 @@ void Central::retire_locked(Slab* slab, Slab** released) {
   unlink_locked(slab);
   map_->set_kinds(slab->first, {info_of(size_class_).granules}, GranuleKind::retired);
   slabs_.store(slabs() - 1, std::memory_order_relaxed);
-  free_objects_ -= slab->capacity;
+  add_free_objects(-std::uint64_t{slab->capacity});
   slab->next = *released;
   *released = slab;
 }
 
-Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
+unsigned Central::give(void* const* objects, unsigned count, Spare spare, Slab** released) {
   const SizeClassInfo& info = info_of(size_class_);
   const Arena& arena = map_->arena();
-  Slab* released = nullptr;
 
   const os::MutexLock lock(mutex_);
-  free_objects_ += count;
-  ++flushes_;
   unsigned next = 0;
   while (next < count) {
     // One slab after the other, neighbours in the bitmap together.
     const GranuleId granule = map_->granule(objects[next]);
     if (map_->kind(granule) != kind_of(size_class_)) report_double_free(objects[next]);
     Slab* const slab = map_->slab(granule);
+    if (slab->shard.load(std::memory_order_relaxed) != shard_) break;
     const char* const base = arena.address(slab->first);
     const std::size_t length = info.granules * kGranuleSize;
     unsigned word = 0;
@@ -133,15 +132,44 @@ Slab* Central::give(void* const* objects, unsigned count, Spare spare) {
     }
     relist_locked(slab);
   }
+  if (next == 0) return 0;
+  add_free_objects(next);
+  ++flushes_;
   while (empty_count_ > 1 || (empty_count_ == 1 && !keeps_locked(*lists_[kEmptyList], spare))) {
-    retire_locked(lists_[kEmptyList], &released);
+    retire_locked(lists_[kEmptyList], released);
   }
-  return released;
+  return next;
 }
 
 bool Central::keeps_locked(const Slab& empty, Spare spare) const {
   if (spare == Spare::none) return false;
   return slabs() >= kSlabsPerSpare || std::size_t{empty.taken_end} * info_of(size_class_).size <= kPageSize;
+}
+
+bool Central::take_over(Central& other) POLDER_NO_THREAD_SAFETY_ANALYSIS {
+  Central& first = shard_ < other.shard_ ? *this : other;
+  Central& second = shard_ < other.shard_ ? other : *this;
+  const os::MutexLock lock(first.mutex_);
+  second.mutex_.lock_same_rank();
+  const bool taken_over = take_over_locked(other);
+  second.mutex_.unlock();
+  return taken_over;
+}
+
+// The slab with the most free objects: the two threads' objects mix least, and the next refill is far away.
+bool Central::take_over_locked(Central& other) {
+  unsigned list = 0;  // the lists in order: the empty slabs last, so that they can go back
+  while (list < kEmptyList && other.lists_[list] == nullptr) ++list;
+  Slab* const slab = other.lists_[list];
+  if (slab == nullptr) return false;
+  other.unlink_locked(slab);
+  other.add_free_objects(-std::uint64_t{slab->free});
+  other.slabs_.store(other.slabs() - 1, std::memory_order_relaxed);
+  slab->shard.store(shard_, std::memory_order_relaxed);
+  slabs_.store(slabs() + 1, std::memory_order_relaxed);
+  add_free_objects(slab->free);
+  link_locked(slab, list_for(*slab));
+  return true;
 }
 
 // Null, and the index undefined, where the object is not in use. Ends the program with a report where there is none.
@@ -169,11 +197,9 @@ void Central::require_in_use(const char* operation, const void* object) const {
   if (slab_in_use_locked(operation, object, &index) == nullptr) report_freed_pointer(operation, object);
 }
 
-Slab* Central::give_up_empty() {
+void Central::give_up_empty(Slab** released) {
   const os::MutexLock lock(mutex_);
-  Slab* released = nullptr;
-  while (empty_count_ > 0) retire_locked(lists_[kEmptyList], &released);
-  return released;
+  while (empty_count_ > 0) retire_locked(lists_[kEmptyList], released);
 }
 
 Central::Statistics Central::statistics() const {
@@ -182,7 +208,7 @@ Central::Statistics Central::statistics() const {
 }
 
 void Central::verify_locked() const {
-  std::uint64_t free_objects = 0;
+  std::uint64_t free = 0;
   std::uint64_t empty = 0;
   for (unsigned list = 0; list < kListCount; ++list) {
     const Slab* previous = nullptr;
@@ -190,12 +216,14 @@ void Central::verify_locked() const {
       POLDER_CHECK(slab->previous == previous, "slab list is torn", slab, list);
       POLDER_CHECK(slab->list == list && list_for(*slab) == list, "slab is on the wrong list", slab, list);
       POLDER_CHECK(slab->size_class == size_class_, "slab is on another class's list", slab, list);
+      POLDER_CHECK(slab->shard.load(std::memory_order_relaxed) == shard_, "slab is on another shard's list", slab,
+                   list);
       slab->verify(hardening_);
-      free_objects += slab->free;
+      free += slab->free;
       if (list == kEmptyList) ++empty;
     }
   }
-  POLDER_CHECK(free_objects == free_objects_, "central's count of free objects is wrong", free_objects, free_objects_);
+  POLDER_CHECK(free == free_objects(), "central's count of free objects is wrong", free, free_objects());
   POLDER_CHECK(empty == empty_count_, "central's count of empty slabs is wrong", empty, empty_count_);
 }
 

@@ -26,7 +26,7 @@ constexpr unsigned refill_of(unsigned capacity) { return capacity <= 3 ? (capaci
 }  // namespace
 
 Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space,
-           Hardening hardening, RunSource::Clock clock)
+           Hardening hardening, RunSource::Clock clock, const Processors& processors)
     : map_(arena, pool, space),
       hardening_(hardening),
       pool_(pool),
@@ -35,12 +35,10 @@ Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& poo
       runs_(buddy, backing, map_, spans_, clock),
       spans_(map_, runs_, pool, backing, hardening),
       large_(map_, runs_, backing, hardening),
-      quarantine_(pool) {
+      quarantine_(pool),
+      centrals_(map_, pool, hardening, processors) {
   POLDER_CHECK(reinterpret_cast<std::uintptr_t>(arena.base()) % kBlockSize == 0, "arena is not block aligned",
                arena.base());
-  for (unsigned index = 1; index <= kSizeClassCount; ++index) {
-    centrals_[index - 1].initialise(map_, {static_cast<std::uint8_t>(index)}, hardening);
-  }
   if (hardening == Hardening::on) seed();
 }
 
@@ -99,13 +97,13 @@ void* Heap::allocate_zeroed(ThreadCache* cache, std::size_t size) {
 }
 
 unsigned Heap::take(SizeClass size_class, void** objects, unsigned wanted) {
-  Central& central = central_of(size_class);
   Random* const random = random_of(size_class);
-  if (const unsigned taken = central.take(objects, wanted, random); taken != 0) return taken;
+  if (const unsigned taken = centrals_.take(size_class, objects, wanted, random); taken != 0) return taken;
   Slab* slab = create_slab(size_class);
   if (slab == nullptr && give_up_idle()) slab = create_slab(size_class);
-  if (slab == nullptr) return central.take(objects, wanted, random);  // another thread may have freed some meanwhile
-  return central.adopt(slab, objects, wanted, random);
+  // Another thread may have freed some meanwhile.
+  if (slab == nullptr) return centrals_.take(size_class, objects, wanted, random);
+  return centrals_.adopt(slab, objects, wanted, random);
 }
 
 Slab* Heap::create_slab(SizeClass size_class) {
@@ -166,7 +164,7 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
 
 void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {
   const auto spare = backing_.limited() ? Central::Spare::none : Central::Spare::cheap;
-  Slab* const empty = central_of(size_class).give(objects, count, spare);
+  Slab* const empty = centrals_.give(size_class, objects, count, spare);
   if (empty != nullptr) {
     release_slabs(empty);
   } else {
@@ -225,7 +223,7 @@ std::size_t Heap::usable_size(const char* operation, GranuleKind kind, const voi
 std::size_t Heap::usable_size(const void* pointer) const {
   static constexpr const char* kOperation = "malloc_usable_size";
   const GranuleKind kind = require_start(kOperation, pointer);
-  if (hardening_ == Hardening::on && is_slab(kind)) central_of(class_of(kind)).require_in_use(kOperation, pointer);
+  if (hardening_ == Hardening::on && is_slab(kind)) centrals_.only(class_of(kind)).require_in_use(kOperation, pointer);
   return usable_size(kOperation, kind, pointer);
 }
 
@@ -249,7 +247,7 @@ void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   static constexpr const char* kOperation = "realloc";
   const GranuleKind kind = require_start(kOperation, pointer);
   const bool small = is_slab(kind);
-  if (hardening_ == Hardening::on && small) central_of(class_of(kind)).require_in_use(kOperation, pointer);
+  if (hardening_ == Hardening::on && small) centrals_.only(class_of(kind)).require_in_use(kOperation, pointer);
   const std::size_t usable = usable_size(kOperation, kind, pointer);
   // Objects move to a smaller place only when at least half is to be gained.
   if (size <= usable && size > usable / 2 && (small || size <= kLargestSmall)) return pointer;
@@ -286,6 +284,7 @@ ThreadCache* Heap::create_cache() {
   if (caches_ != nullptr) caches_->previous_ = cache;
   caches_ = cache;
   ++cache_count_;
+  centrals_.set_shared(cache_count_ > 1);
   return cache;
 }
 
@@ -302,6 +301,7 @@ void Heap::destroy_cache(ThreadCache* cache) {
     }
     if (cache->next_ != nullptr) cache->next_->previous_ = cache->previous_;
     --cache_count_;
+    centrals_.set_shared(cache_count_ > 1);
   }
   cache->destroy(pool_);
 }
@@ -337,7 +337,7 @@ unsigned Heap::largest_magazine(SizeClass size_class) const {
   if (hardening_ == Hardening::on) return 0;
   const SizeClassInfo& info = info_of(size_class);
   if (backing_.limited()) return info.magazine;
-  const std::size_t bytes = std::size_t{central_of(size_class).slabs()} * info.granules * kGranuleSize;
+  const std::size_t bytes = centrals_.estimated_slabs(size_class) * info.granules * kGranuleSize;
   return std::clamp<unsigned>(static_cast<unsigned>(bytes / kMagazinePart / info.size), info.magazine,
                               info.large_magazine);
 }
@@ -348,8 +348,7 @@ bool Heap::give_up_idle() {
 }
 
 GranuleCount Heap::give_up_idle_granules() {
-  GranuleCount given;
-  for (Central& central : centrals_) given += release_slabs(central.give_up_empty());
+  GranuleCount given = release_slabs(centrals_.give_up_empty());
   given += runs_.purge_all();
   return given;
 }

@@ -5,12 +5,12 @@
 //
 // The life of an allocation
 //   1  ThreadCache::try_allocate pops a pointer from the thread's magazine: no lock, no atomic, no memory touched
-//   2  it is empty: allocate_slow refills half a magazine from the class's central list, under its lock
-//   3  no slab there has a free object: a new slab's run comes from the buddy, its pages from Backing::provide
+//   2  it is empty: allocate_slow refills half a magazine from a central list of the class, under its lock
+//   3  no slab of the class has a free object: a new slab's run comes from the buddy, its pages from Backing::provide
 //   4  no memory for it: what the heap keeps idle goes back, one more try, then null
 // The life of a free
 //   1  the granule map gives the kind of the pointer's granule, ThreadCache::try_free pushes into that kind's magazine
-//   2  it is full: free_slow flushes its older half to the central list; slabs without objects go back to the buddy
+//   2  it is full: free_slow flushes its older half to the central lists; slabs without objects go back to the buddy
 //   3  it is no slab: a span or a large run is discarded and given back; anything else is a misuse that is reported
 //
 // A hardened heap (heap_hardened.cc) has no objects in magazines, so that everything goes the slow ways:
@@ -38,7 +38,7 @@
 #include <cstdint>
 
 #include "base/units.h"
-#include "heap/central.h"
+#include "heap/centrals.h"
 #include "heap/granule_map.h"
 #include "heap/hardening.h"
 #include "heap/large.h"
@@ -61,7 +61,7 @@ class Heap {
   // `space` must have metadata_bytes() left. All parts outlive the heap. Aborts with a report when the kernel refuses
   // the tables' memory.
   Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& pool, MetadataSpace& space,
-       Hardening hardening, RunSource::Clock clock = os::monotonic_ns);
+       Hardening hardening, RunSource::Clock clock = os::monotonic_ns, const Processors& processors = {});
   Heap(const Heap&) = delete;
   Heap& operator=(const Heap&) = delete;
 
@@ -185,8 +185,6 @@ class Heap {
   // Ends the program unless the pointer is the start of an object or a large run, or in a block of spans.
   GranuleKind require_start(const char* operation, const void* pointer) const;
   unsigned largest_magazine(SizeClass size_class) const;
-  Central& central_of(SizeClass size_class) { return centrals_[size_class.index - 1]; }
-  const Central& central_of(SizeClass size_class) const { return centrals_[size_class.index - 1]; }
 
   void lock_own() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
   void unlock_own() const POLDER_NO_THREAD_SAFETY_ANALYSIS;
@@ -201,12 +199,13 @@ class Heap {
   Spans spans_;
   LargeRuns large_;
   Quarantine quarantine_;
-  Central centrals_[kSizeClassCount];                       // by class index - 1
-  std::array<Random, kSizeClassCount>* randoms_ = nullptr;  // theirs, each guarded as its list; null unless hardened
+  std::array<Random, kSizeClassCount>* randoms_ = nullptr;  // each guarded as its class's list; null unless hardened
 
   mutable os::Mutex caches_mutex_{LockRank::thread_caches};
   ThreadCache* caches_ POLDER_GUARDED_BY(caches_mutex_) = nullptr;
   std::uint64_t cache_count_ POLDER_GUARDED_BY(caches_mutex_) = 0;
+
+  Centrals centrals_;  // set_shared() under caches_mutex_
 };
 
 }  // namespace polder

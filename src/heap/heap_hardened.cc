@@ -33,7 +33,7 @@ void Heap::free_hardened(void* pointer) {
   const GranuleKind kind = require_start("free", pointer);
   if (is_slab(kind)) {
     const std::uint32_t size = info_of(class_of(kind)).size;
-    central_of(class_of(kind)).begin_quarantine(pointer);
+    centrals_.only(class_of(kind)).begin_quarantine(pointer);
     clear(pointer, size);
     put_into_quarantine({pointer, size, Quarantine::Entry::kObject});
   } else if (kind == GranuleKind::span_block) {

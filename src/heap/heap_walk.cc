@@ -8,8 +8,7 @@ namespace polder {
 
 void Heap::lock_own() const {
   caches_mutex_.lock();
-  centrals_[0].fork_mutex().lock();
-  for (unsigned i = 1; i < kSizeClassCount; ++i) centrals_[i].fork_mutex().lock_same_rank();
+  centrals_.lock();
   quarantine_.fork_mutex().lock();
   large_.fork_mutex().lock_same_rank();
   spans_.fork_mutex().lock_same_rank();
@@ -21,7 +20,7 @@ void Heap::unlock_own() const {
   spans_.fork_mutex().unlock();
   large_.fork_mutex().unlock();
   quarantine_.fork_mutex().unlock();
-  for (unsigned i = kSizeClassCount; i > 0; --i) centrals_[i - 1].fork_mutex().unlock();
+  centrals_.unlock();
   caches_mutex_.unlock();
 }
 
@@ -34,7 +33,7 @@ void Heap::reset_after_fork_child() {
   spans_.fork_mutex().reset_in_child();
   large_.fork_mutex().reset_in_child();
   quarantine_.fork_mutex().reset_in_child();
-  for (unsigned i = kSizeClassCount; i > 0; --i) centrals_[i - 1].fork_mutex().reset_in_child();
+  centrals_.reset_in_child();
   caches_mutex_.reset_in_child();
   if (hardening_ == Hardening::on) seed();
 }
@@ -44,12 +43,13 @@ void Heap::reset_after_fork_child() {
 void Heap::statistics(Statistics& statistics) const {
   statistics = {};
   for (unsigned i = 0; i < kSizeClassCount; ++i) {
-    const SizeClassInfo& info = kSizeClasses[i + 1];
-    const Central::Statistics central = centrals_[i].statistics();
+    const SizeClass size_class{static_cast<std::uint8_t>(i + 1)};
+    const SizeClassInfo& info = info_of(size_class);
+    const Central::Statistics central = centrals_.statistics(size_class);
     ClassStatistics& its = statistics.classes[i];
     its.object_size = info.size;
     its.slabs = central.slabs;
-    const SlabShape shape = slab_shape({static_cast<std::uint8_t>(i + 1)}, hardening_);
+    const SlabShape shape = slab_shape(size_class, hardening_);
     its.objects = central.slabs * shape.capacity;
     its.handed_out = its.objects - central.free_objects;
     its.refills = central.refills;
@@ -69,7 +69,7 @@ void Heap::statistics(Statistics& statistics) const {
 
 void Heap::verify() const {
   lock_own();
-  for (const Central& central : centrals_) central.verify_locked();
+  centrals_.verify_locked();
   verify_map_locked();
   std::uint64_t caches = 0;
   for (const ThreadCache* cache = caches_; cache != nullptr; cache = cache->next_) {
@@ -137,7 +137,7 @@ void Heap::verify_map_locked() const {
   }
 
   for (unsigned index = 1; index <= kSizeClassCount; ++index) {
-    const Central::Statistics central = centrals_[index - 1].statistics_locked();
+    const Central::Statistics central = centrals_.statistics_locked({static_cast<std::uint8_t>(index)});
     POLDER_CHECK(slabs[index] == central.slabs, "count of slabs is wrong", index, slabs[index], central.slabs);
     POLDER_CHECK(free_objects[index] == central.free_objects, "count of free objects is wrong", index,
                  free_objects[index], central.free_objects);

@@ -18,6 +18,7 @@ void Slab::initialise(SizeClass its_class, GranuleId first_granule, Hardening ha
   first_word = 0;
   list = kNoList;
   taken_end = 0;
+  shard.store(0, std::memory_order_relaxed);
   for (unsigned word = 0; word < word_count; ++word) words()[word] = ~std::uint64_t{0};
   if (capacity % 64 != 0) words()[word_count - 1U] = (std::uint64_t{1} << (capacity % 64)) - 1;
 }

@@ -1,6 +1,6 @@
 // A slab: a run cut into objects of one size class. The header lies in the metadata pool, never in the run, so that
-// neither allocating nor freeing touches the objects. Guarded by the mutex of its class's central list; the fields that
-// say "immutable" may be read by whoever holds one of its objects.
+// neither allocating nor freeing touches the objects. Guarded by the mutex of the central list that it belongs to; the
+// fields that say "immutable" may be read by whoever holds one of its objects, and so may its shard, to find that list.
 //
 //   header (32 bytes) | free bitmap, one bit per object, 1 = free | hardened: the same, 1 = in quarantine
 //
@@ -8,6 +8,7 @@
 //               on a list of the central exactly while free > 0; what is in quarantine is not free
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -30,6 +31,9 @@ struct alignas(8) Slab {
   std::uint8_t first_word;  // where to look for a free object first
   std::uint8_t list;        // the central's list it is on
   std::uint16_t taken_end;  // objects from here on were never taken
+  // Whose it is of the class's central lists. Atomic: read without the mutex, which is of one of them; whoever has taken
+  // that must look again.
+  std::atomic<std::uint8_t> shard;
 
   static constexpr std::uint8_t kNoList = 255;
 

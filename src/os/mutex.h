@@ -24,7 +24,7 @@ class POLDER_CAPABILITY("mutex") Mutex {
   bool try_lock() POLDER_TRY_ACQUIRE(true);
   void unlock() POLDER_RELEASE();
 
-  // fork only: takes a lock although one of the same rank is held (the caller guarantees a total order).
+  // Takes a lock although one of the same rank may be held: the caller guarantees a total order among them.
   void lock_same_rank() POLDER_ACQUIRE();
   // fork only, in the child: the lock that the forking thread took is free again, its waiters do not exist here.
   void reset_in_child() POLDER_RELEASE();

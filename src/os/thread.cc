@@ -186,6 +186,13 @@ unsigned CpuSet::count() const {
   return count;
 }
 
+unsigned CpuSet::limit() const {
+  for (unsigned cpu = kCpus; cpu > 0; --cpu) {
+    if (contains(cpu - 1)) return cpu;
+  }
+  return 0;
+}
+
 bool run_on(const CpuSet& cpus) { return system_call(SYS_sched_setaffinity, 0, CpuSet::kCpus / 8, cpus.words()) == 0; }
 
 bool run_on_cpu(unsigned cpu) {
@@ -251,6 +258,7 @@ unsigned current_cpu() {
 }
 
 unsigned cpu_count() { return CpuSet::of_process().count(); }
+unsigned cpu_limit() { return CpuSet::of_process().limit(); }
 
 const volatile std::uint32_t* current_cpu_word() {
   constexpr std::ptrdiff_t kCpuIdOffset = 4;  // struct rseq: cpu_id_start, cpu_id

@@ -39,6 +39,7 @@ class CpuSet {
   // Unless it is the last one.
   void remove(unsigned cpu);
   unsigned count() const;
+  unsigned limit() const;  // one more than the highest, 0 of an empty set
   const unsigned long* words() const { return words_; }
 
  private:
@@ -68,6 +69,7 @@ bool set_idle_class(std::uint32_t thread);
 bool set_normal_class(std::uint32_t thread);
 unsigned current_cpu();
 unsigned cpu_count();  // of the process
+unsigned cpu_limit();  // the numbers of the process's are below
 
 // The word in which the kernel keeps the CPU that the calling thread runs on (its registered rseq area), or null where
 // the C library registered none. Valid until the thread ends.

@@ -15,19 +15,28 @@ namespace polder {
 
 inline const bool kHeapSinkInstalled = (os::install_message_sink(), true);
 
+// Every refill is on another processor than the one before.
+inline constexpr Processors kHopping{.limit = [] { return 5U; },
+                                     .current =
+                                         [] {
+                                           static thread_local unsigned hops = 0;
+                                           return hops++ * 7;
+                                         }};
+
 class HeapInstance {
  public:
   static constexpr std::size_t kPoolSize = std::size_t{32} << 20;
 
   explicit HeapInstance(std::size_t arena_size, FakeBacking::Memory memory = FakeBacking::Memory::real,
-                        RunSource::Clock clock = os::monotonic_ns, Hardening hardening = Hardening::off) {
+                        RunSource::Clock clock = os::monotonic_ns, Hardening hardening = Hardening::off,
+                        const Processors& processors = {}) {
     EXPECT_TRUE(arena_.reserve(arena_size, arena_size, layout).ok());
     space_ = std::make_unique<MetadataSpace>(arena_.metadata(), arena_.metadata_size());
     const GranuleCount granules{arena_.size() >> kGranuleShift};
     buddy_ = std::make_unique<Buddy>(*space_, granules);
     pool_ = std::make_unique<MetadataPool>(space_->take(kPoolSize), kPoolSize, budget_);
     backing_ = std::make_unique<FakeBacking>(arena_, memory);
-    heap_ = std::make_unique<Heap>(arena_, *buddy_, *backing_, *pool_, *space_, hardening, clock);
+    heap_ = std::make_unique<Heap>(arena_, *buddy_, *backing_, *pool_, *space_, hardening, clock, processors);
   }
 
   Heap* operator->() { return heap_.get(); }

@@ -20,6 +20,7 @@ struct Profile {
   bool cached;
   int steps;  // POLDER_TEST_STEPS_FACTOR multiplies them
   Hardening hardening = Hardening::off;
+  bool hopping = false;  // from processor to processor, as one of two threads
 };
 
 std::ostream& operator<<(std::ostream& stream, const Profile& profile) { return stream << profile.name; }
@@ -33,10 +34,12 @@ class HeapModelTest : public testing::TestWithParam<Profile> {
   };
 
   HeapModelTest()
-      : heap_(GetParam().arena_mib << 20, FakeBacking::Memory::real, os::monotonic_ns, GetParam().hardening),
+      : heap_(GetParam().arena_mib << 20, FakeBacking::Memory::real, os::monotonic_ns, GetParam().hardening,
+              GetParam().hopping ? kHopping : Processors{}),
         random_(static_cast<std::uint64_t>(GetParam().steps)) {
     heap_.backing().set_capacity(GetParam().capacity);
     heap_.backing().set_limited(GetParam().limited);
+    if (GetParam().hopping) other_cache_ = heap_->create_cache();
     cache_ = GetParam().cached ? heap_->create_cache() : ThreadCache::empty();
   }
 
@@ -121,6 +124,7 @@ class HeapModelTest : public testing::TestWithParam<Profile> {
   HeapInstance heap_;
   std::mt19937_64 random_;
   ThreadCache* cache_;
+  ThreadCache* other_cache_ = ThreadCache::empty();
   std::vector<Object> live_;
   std::map<char*, std::size_t> ranges_;
   std::size_t live_bytes_ = 0;
@@ -153,6 +157,7 @@ TEST_P(HeapModelTest, EveryByteStaysWhatItWas) {
   EXPECT_EQ(refused_ > 0, profile.capacity < 1'000'000);
   while (!live_.empty()) heap_->free(cache_, leave(live_.size() - 1).memory);
   if (cache_ != ThreadCache::empty()) heap_->destroy_cache(cache_);
+  if (other_cache_ != ThreadCache::empty()) heap_->destroy_cache(other_cache_);
   heap_.expect_empty();
 }
 
@@ -161,6 +166,9 @@ INSTANTIATE_TEST_SUITE_P(
     Profiles, HeapModelTest,
     testing::Values(Profile{"plenty", 512, 20 << 20, kPlenty, false, true, 150'000},
                     Profile{"few objects", 512, 200'000, kPlenty, false, true, 100'000},
+                    Profile{"many processors", 512, 20 << 20, kPlenty, false, true, 100'000, Hardening::off, true},
+                    Profile{"many processors, little memory", 512, 30 << 20, 2000, true, true, 100'000, Hardening::off,
+                            true},
                     Profile{"limited", 512, 10 << 20, kPlenty, true, true, 100'000},
                     Profile{"no cache", 512, 10 << 20, kPlenty, false, false, 80'000},
                     Profile{"no memory", 512, 30 << 20, 4000, false, true, 150'000},

@@ -1,4 +1,4 @@
-// The heap under many threads, and around fork.
+// The heap under many threads, which hop from processor to processor, and around fork.
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -43,8 +43,12 @@ void unmake(Heap& heap, ThreadCache* cache, Object* object) {
   heap.free(cache, object);
 }
 
+HeapInstance hopping_heap(std::size_t arena_size) {
+  return HeapInstance(arena_size, FakeBacking::Memory::real, os::monotonic_ns, Hardening::off, kHopping);
+}
+
 TEST(HeapThreads, FreeWhatOthersAllocated) {
-  HeapInstance heap(std::size_t{512} << 20);
+  HeapInstance heap = hopping_heap(std::size_t{512} << 20);
   constexpr std::size_t kSlots = 4000;
   auto slots = std::make_unique<std::atomic<Object*>[]>(kSlots);
   std::vector<std::thread> threads;
@@ -72,7 +76,7 @@ TEST(HeapThreads, FreeWhatOthersAllocated) {
 }
 
 TEST(HeapThreads, OneAllocatesAnotherFrees) {
-  HeapInstance heap(std::size_t{256} << 20);
+  HeapInstance heap = hopping_heap(std::size_t{256} << 20);
   constexpr unsigned kRing = 256;
   std::atomic<Object*> ring[kRing] = {};
   std::thread producer([&] {
@@ -100,7 +104,7 @@ TEST(HeapThreads, OneAllocatesAnotherFrees) {
 }
 
 TEST(HeapThreads, ShareTooLittleMemory) {
-  HeapInstance heap(std::size_t{512} << 20);
+  HeapInstance heap = hopping_heap(std::size_t{512} << 20);
   heap.backing().set_capacity(500);
   std::atomic<std::uint64_t> refused{0};
   std::vector<std::thread> threads;
@@ -139,7 +143,7 @@ TEST(HeapThreads, ForkWhileOthersAllocate) {
 #if defined(__SANITIZE_THREAD__)
   GTEST_SKIP() << "the sanitizer's own locks do not survive a fork of many threads";
 #endif
-  HeapInstance heap(std::size_t{256} << 20);
+  HeapInstance heap = hopping_heap(std::size_t{256} << 20);
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
   for (unsigned thread = 0; thread < 3; ++thread) {

@@ -230,6 +230,19 @@ TEST(Cpu, SetsAreWhatTheyHold) {
   }).join();
 }
 
+TEST(Cpu, TheLimitIsBehindTheHighest) {
+  CpuSet set;
+  EXPECT_EQ(set.limit(), 0u);
+  set.add(0);
+  EXPECT_EQ(set.limit(), 1u);
+  set.add(77);
+  EXPECT_EQ(set.limit(), 78u);
+  set.add(CpuSet::kCpus - 1);
+  EXPECT_EQ(set.limit(), CpuSet::kCpus);
+  EXPECT_GT(cpu_limit(), current_cpu());
+  EXPECT_GE(cpu_limit(), cpu_count());
+}
+
 TEST(ThreadState, TellsRunningFromSleeping) {
   std::atomic<std::uint32_t> id{0};
   std::atomic<bool> sleep{false};
