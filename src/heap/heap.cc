@@ -71,10 +71,11 @@ void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
     cache->grow_empty(pool_, size_class, largest_magazine(size_class));
     const unsigned capacity = cache->capacity(size_class);
     if (capacity != 0) {
-      cache->push(size_class, take(size_class, cache->room(size_class), refill_of(capacity)));
+      const unsigned refilled = take(size_class, cache->room(size_class), refill_of(capacity));
+      cache->push(size_class, refilled);
       if (freed != 0) give(size_class, outgoing.data(), freed);
       void* const object = cache->try_allocate(size_class);
-      if (cache->note_use(size_class)) sweep(*cache);
+      if (cache->note_use(size_class, refilled)) sweep(*cache);
       return object;
     }
   }
@@ -146,20 +147,21 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
   if (const unsigned freed = cache->end_outgoing(size_class, outgoing); freed != 0) {
     give(size_class, outgoing.data(), freed);
   }
+  unsigned flushed = 0;
   if (cache->count(size_class) == cache->capacity(size_class)) {
     cache->grow(pool_, size_class, largest_magazine(size_class));
     const unsigned capacity = cache->capacity(size_class);
     if (capacity == 0) return give(size_class, &pointer, 1);
     if (cache->count(size_class) == capacity) {
       cache->note_full(size_class);
-      const unsigned flushed = (capacity + 1) / 2;
+      flushed = (capacity + 1) / 2;
       give(size_class, cache->oldest(size_class), flushed);
       cache->drop_oldest(size_class, flushed);
     }
   }
   const bool freed = cache->try_free(kind, pointer);
   POLDER_CHECK(freed, "magazine with room refuses an object", pointer);
-  if (cache->note_use(size_class)) sweep(*cache);
+  if (cache->note_use(size_class, flushed)) sweep(*cache);
 }
 
 void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {

@@ -7,12 +7,15 @@
 //               0.989 (sh8 0.91, larson 0.94, mstress 0.94; redis 1.025, replace_1m 1.03), four everywhere 0.987 but
 //               sqlite 1.05, 16-byte steps up to 512 and four from 1 KiB on 1.02. Adding the classes in between as their
 //               neighbours fill: replace_100k 1.09, since what lies in the neighbours stays there. One more class 1/32
-//               above each power of two from 1 KiB on: sqlite 0.96, calloc 1.02, sh6 1.01
+//               above each power of two from 1 KiB on: sqlite 0.96, calloc 1.02, sh6 1.01.
+//               Two classes beside the steps are for entries of page caches, a page and what the cache knows of it, which
+//               can be most of a database's memory: 1,040 and 4,368 bytes of SQLite's (its peak 0.94)
 //   alignment   every size is a multiple of 16; objects start at multiples of their size from a slab that is aligned to
 //               its own length, so an object is aligned to every power of two that divides its size
-//   slabs       one granule (32 KiB); two where its objects would leave more than one page of it uncovered, which may be
-//               resident of an earlier owner. The more objects, the seldomer a slab is empty: with at least four in each,
-//               in up to four granules, calloc took 1.023 of the peak, realloc_vectors 1.005 (and 0.96, 1.07 of the time)
+//   slabs       one granule (32 KiB), or more where objects would leave a 24th of the pages they cover unused, or more than
+//               an eighth of the slab uncovered, which may be resident of an earlier owner. The fewer objects, the more
+//               often a slab is empty. Peak memory against one granule, or two to four for at least four objects and less
+//               than an eighth of waste: sqlite 0.97, calloc 0.975, replace_threads 0.99, aligned 1.01
 //               Peak memory against granules of 64 KiB: xmalloc and sh6 0.96, mstress, stl and sqlite 0.98,
 //               replace_threads 1.01; of time 1.02. Granules of 16 KiB: a little less in those, but mstress 1.06,
 //               replace_threads 1.03
@@ -29,7 +32,7 @@ namespace polder {
 
 inline constexpr std::size_t kSmallestObject = 16;
 inline constexpr std::size_t kLargestSmall = std::size_t{16} << 10;
-inline constexpr unsigned kSizeClassCount = 52;
+inline constexpr unsigned kSizeClassCount = 54;
 
 // Index of a class, 1 … kSizeClassCount. 0 means "no class".
 struct SizeClass {
@@ -66,6 +69,9 @@ inline constexpr std::uint32_t kUsualMagazine = 255;
 inline constexpr std::uint32_t kLargestMagazine = 1023;
 inline constexpr std::uint32_t kFewestObjects = 2;  // of a slab; a hardened heap uses one less
 
+// Beside the steps, in ascending order.
+inline constexpr std::array<std::uint32_t, 2> kCachedPages{1056, 4384};
+
 constexpr std::uint32_t magazine_of(std::uint32_t bytes, std::uint32_t size, std::uint32_t most) {
   const std::uint32_t count = bytes / size;
   return count < kSmallestMagazine ? kSmallestMagazine : count > most ? most : count;
@@ -74,17 +80,25 @@ constexpr std::uint32_t magazine_of(std::uint32_t bytes, std::uint32_t size, std
 constexpr std::uint32_t granules_for(std::uint32_t size) {
   for (std::uint32_t granules = 1;; granules *= 2) {
     const std::size_t length = granules * kGranuleSize;
-    const std::size_t covered = pages_up(length / size * size).value * kPageSize;
-    if (length >= kFewestObjects * std::size_t{size} && length - covered <= length / 8) return granules;
+    const std::size_t objects = length / size * size;
+    const std::size_t covered = pages_up(objects).value * kPageSize;
+    const bool dense = covered - objects <= covered / 24 && length - covered <= length / 8;
+    if (dense && length >= kFewestObjects * std::size_t{size}) return granules;
   }
 }
 
 constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
   std::array<SizeClassInfo, kSizeClassCount + 1> classes{};
-  std::uint32_t size = 0;
+  std::uint32_t regular = 0;
   std::uint32_t step = 16;
+  const std::uint32_t* cached = kCachedPages.begin();
   for (unsigned index = 1; index <= kSizeClassCount; ++index) {
-    size += step;
+    std::uint32_t size = regular + step;
+    if (cached != kCachedPages.end() && *cached < size) {
+      size = *cached++;
+    } else {
+      regular = size;
+    }
     SizeClassInfo& info = classes[index];
     info.size = size;
     info.granules = granules_for(size);
@@ -97,7 +111,7 @@ constexpr std::array<SizeClassInfo, kSizeClassCount + 1> make_size_classes() {
     info.start_test = info.reciprocal << kFractionShift;
     const std::uint64_t excess = info.reciprocal * size - (std::uint64_t{1} << kReciprocalShift);
     info.start_limit = excess == 0 ? 1 : static_cast<std::uint32_t>(info.capacity * excess);
-    if (size >= 128 && (size & (size - 1)) == 0) step = size / (size < 1024 ? 4 : 8);
+    if (size >= 128 && size == regular && (size & (size - 1)) == 0) step = size / (size < 1024 ? 4 : 8);
   }
   return classes;
 }

@@ -11,7 +11,8 @@ namespace polder {
 
 namespace {
 
-// Refills and flushes between two looks for what is idle: often enough to be soon, seldom enough to cost nothing.
+// Between two looks for what is idle. A refill or flush counts for one, and one more for each page of objects: who grows
+// by large objects must not have grown by much before the small ones are found.
 constexpr std::uint32_t kUsesPerSweep = 256;
 
 // Never written: the magazines that point here miss.
@@ -152,9 +153,12 @@ void ThreadCache::drop_oldest(SizeClass size_class, unsigned dropped) {
   magazines_[size_class.index].top -= dropped;
 }
 
-bool ThreadCache::note_use(SizeClass size_class) {
+bool ThreadCache::note_use(SizeClass size_class, unsigned objects) {
   used_ |= bit_of(size_class);
-  return ++uses_ % kUsesPerSweep == 0;
+  uses_ += 1 + static_cast<std::uint32_t>(objects * info_of(size_class).size / kPageSize);
+  if (uses_ < kUsesPerSweep) return false;
+  uses_ = 0;
+  return true;
 }
 
 std::uint64_t ThreadCache::idle_classes() {

@@ -103,8 +103,9 @@ class alignas(64) ThreadCache {
   // Classes that have a magazine or an outgoing buffer: a bit for each index, less one.
   std::uint64_t present() const { return present_; }
 
-  // Notes that the class's magazine was empty or full. True once in a while: time to sweep.
-  bool note_use(SizeClass size_class);
+  // Notes that the class's magazine was empty or full, and that as many objects came or went. True once in a while: time to
+  // sweep.
+  bool note_use(SizeClass size_class, unsigned objects);
   // Classes whose magazines hold something, or have more room than usual, and were neither empty, nor full, nor of another
   // count since the last call, as present().
   std::uint64_t idle_classes();
@@ -166,7 +167,7 @@ class alignas(64) ThreadCache {
   std::uint64_t was_full_ = 0;   // since they were empty, as present()
   std::uint64_t stretched_ = 0;  // with room from the spare bytes, as present()
   std::uint32_t spare_bytes_ = kSpareBytes;
-  std::uint32_t uses_ = 0;
+  std::uint32_t uses_ = 0;  // since the last sweep
   ThreadCache* next_ = nullptr;  // Heap's list, guarded by its caches mutex
   ThreadCache* previous_ = nullptr;
 };

@@ -487,6 +487,25 @@ TEST_F(HeapTest, MagazinesThatAreFullAndEmptyInTurnGrow) {
 }
 
 // Below, a huge page that is not full would be much of what the heap has.
+// A few objects that a thread keeps of a class may be the last of as many slabs: who goes on with other objects gives them
+// back before there is much more memory, small or large as these objects are.
+TEST_F(HeapTest, IdleMagazinesAreFoundBeforeTheHeapHasGrown) {
+  const Cache cache(heap_);
+  std::vector<void*> objects;
+  for (int i = 0; i < 10'000; ++i) objects.push_back(heap_->allocate(cache, 80));
+  for (void* const object : objects) heap_->free(cache, object);
+  const auto handed_out = [&] {
+    Heap::Statistics statistics;
+    heap_->statistics(statistics);
+    return statistics.classes[size_class_for(80).index - 1].handed_out;
+  };
+  EXPECT_GT(handed_out(), 50U);
+  objects.clear();
+  for (std::size_t bytes = 0; bytes < 4 * kMiB; bytes += 8192) objects.push_back(heap_->allocate(cache, 8192));
+  EXPECT_EQ(handed_out(), 0U);
+  for (void* const object : objects) heap_->free(cache, object);
+}
+
 TEST(Heap, SlabsOfALargeHeapAreDense) {
   for (const Hardening hardening : {Hardening::off, Hardening::on}) {
     HeapInstance heap(512 * kMiB, FakeBacking::Memory::none, os::monotonic_ns, hardening);
