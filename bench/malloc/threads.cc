@@ -1,4 +1,6 @@
 // Threads as such: what the first malloc of a thread and the thread's end cost, and objects that two threads exchange.
+#include <sched.h>
+
 #include <atomic>
 #include <memory>
 
@@ -30,9 +32,15 @@ class Meeting {
 
 }  // namespace
 
-// One after the other: each starts, allocates once, frees and ends.
+// One after the other: each starts, allocates once, frees and ends. All on one processor: on two the clock would tell how
+// long an idle one takes to wake up, with any malloc (measured: a loop of threads that do nothing takes 43 µs each, of
+// threads that spin for 14 µs takes 27).
 Result thread_start(const Parameters& parameters) {
   const std::uint64_t operations = parameters.operations + 1;
+  cpu_set_t here;
+  CPU_ZERO(&here);
+  CPU_SET(static_cast<unsigned>(sched_getcpu()), &here);
+  if (sched_setaffinity(0, sizeof here, &here) != 0) fail("cannot stay on one processor");
   const Clock clock;
   for (std::uint64_t i = 0; i < operations; ++i) {
     std::thread thread([&] { release(allocate(parameters.smallest)); });
