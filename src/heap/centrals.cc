@@ -23,7 +23,8 @@ void Centrals::add(void* storage) {
 
 void Centrals::set_shared(bool shared) {
   if (hardening_ == Hardening::on) return;
-  if (shared && count_.load(std::memory_order_relaxed) == 1) {
+  if (shared && !complete_) {
+    complete_ = true;
     for (unsigned missing = std::clamp(processors_.limit(), 1U, kMost) - 1; missing > 0; --missing) {
       void* const storage = pool_.allocate(sizeof(Shard));
       if (storage == nullptr) break;

@@ -84,6 +84,7 @@ class Centrals {
   const Processors processors_;
   // Shards that exist: they stay. Atomic: release after one is added pairs with acquire by who looks into it.
   std::atomic<unsigned> count_{0};
+  bool complete_ = false;  // of set_shared() alone: no more will be added
   // Among how many threads choose: 1 or count_. The same pairing.
   std::atomic<unsigned> spread_{1};
   Shard* shards_[kMost] = {};

@@ -187,8 +187,8 @@ unsigned CpuSet::count() const {
 }
 
 unsigned CpuSet::limit() const {
-  for (unsigned cpu = kCpus; cpu > 0; --cpu) {
-    if (contains(cpu - 1)) return cpu;
+  for (unsigned word = kCpus / kBits; word > 0; --word) {
+    if (words_[word - 1] != 0) return word * kBits - static_cast<unsigned>(__builtin_clzl(words_[word - 1]));
   }
   return 0;
 }
