@@ -38,6 +38,9 @@ constexpr unsigned long kIoctlScan = _IOWR('f', 16, PagemapScan);
 constexpr std::uint64_t kPageIsPresent = 1U << 3;
 constexpr std::uint64_t kPageIsSwapped = 1U << 4;
 
+// Variables, not texts, which runtime/layout.ld puts where nobody reads.
+constexpr char kPath[] = "/proc/self/pagemap";
+
 // Bits of a /proc/self/pagemap word.
 constexpr std::uint64_t kEntryPresent = std::uint64_t{1} << 63;
 constexpr std::uint64_t kEntrySwapped = std::uint64_t{1} << 62;
@@ -101,7 +104,7 @@ Pagemap::~Pagemap() { close(); }
 
 Errno Pagemap::open() {
   POLDER_CHECK(fd_ < 0, "pagemap is open already", fd_);
-  const long fd = uninterrupted_call(SYS_openat, AT_FDCWD, "/proc/self/pagemap", O_RDONLY | O_CLOEXEC, 0);
+  const long fd = uninterrupted_call(SYS_openat, AT_FDCWD, kPath, O_RDONLY | O_CLOEXEC, 0);
   if (fd < 0) return as_errno(fd);
   fd_ = static_cast<int>(fd);
   return kOk;
