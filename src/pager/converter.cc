@@ -5,7 +5,6 @@
 #include "base/check.h"
 #include "base/fatal.h"
 #include "os/mapping.h"
-#include "pager/block_words.h"
 
 namespace polder {
 namespace {
@@ -39,7 +38,6 @@ Errno Converter::convert_range(BlockId first, BlockCount count) {
 
 Errno Converter::convert_locked(BlockId block) {
   char* const address = parts_.arena.address(block);
-  write_words_locked(parts_, block);
   parts_.blocks.begin_conversion_locked(block);
   Errno error = parts_.uffd.register_missing(address, kBlockSize);
   std::uint64_t present[kWordsPerBlock] = {};
@@ -52,22 +50,18 @@ Errno Converter::convert_locked(BlockId block) {
     parts_.wakeups.pages_settled();
     return error;
   }
+  const NativePages& pages = parts_.blocks.native_pages(block);
   PageCount absent;
   for (std::uint32_t i = 0; i < kPagesPerBlock; ++i) {
     const PageId page = first_page(block) + PageCount{i};
-    const PageState state = parts_.table.load(page).state();
-    if (state == PageState::guard) continue;
-    POLDER_CHECK(state == PageState::resident || state == PageState::untouched, "page of a native block", page.value,
-                 state);
-    if (state == PageState::resident && !is_set(present, i)) {
-      parts_.table.set_unshared(page, PageWord::of(PageState::untouched));
-      absent += PageCount{1};
-    } else if (state == PageState::resident) {
-      parts_.table.set_unshared(page, PageWord::of(PageState::resident));  // no longer fresh: it has been written
-    } else if (state == PageState::untouched && is_set(present, i)) {
-      // Written beyond what was handed out: the program's bug, but its bytes are in memory and must be paid for.
+    if (pages.is_guard(page)) {
+      parts_.table.set_unshared(page, PageWord::of(PageState::guard));
+    } else if (is_set(present, i)) {
       parts_.table.set_unshared(page, PageWord::of(PageState::resident));
-      parts_.budget.charge_always(PageCount{1});
+      // Written beyond what was handed out: the program's bug, but its bytes are in memory and must be paid for.
+      if (!pages.is_resident(page)) parts_.budget.charge_always(PageCount{1});
+    } else if (pages.is_resident(page)) {
+      absent += PageCount{1};
     }
   }
   parts_.blocks.end_conversion_locked(block);
@@ -96,11 +90,7 @@ Errno Converter::adopt_in_child() {
       if (!scanned.ok()) return scanned;
       resident += adopt_block(block, present);
     } else if (mode == BlockMode::native) {
-      if (parts_.blocks.words(block) != BlockWords::own) resident += PageCount{kPagesPerBlock};
-      for (std::uint32_t i = 0; i < kPagesPerBlock; ++i) {
-        const PageId page = first_page(block) + PageCount{i};
-        resident += PageCount{parts_.table.load(page).state() == PageState::resident};
-      }
+      resident += parts_.blocks.native_pages(block).resident();
     }
   }
   parts_.budget.charge_always(resident);

@@ -7,7 +7,6 @@
 #include "base/message.h"
 #include "os/mapping.h"
 #include "os/thread.h"
-#include "pager/block_words.h"
 
 namespace polder {
 namespace {
@@ -126,28 +125,14 @@ bool Provider::try_native(Run piece, Occupancy occupancy, PageCount* needed, Blo
   const os::MutexLock lock(parts_.blocks.mutex());
   *mode = parts_.blocks.mode(block);
   if (*mode == BlockMode::managed) return false;
-  const bool own_words = parts_.blocks.words(block) == BlockWords::own;
-  const bool empty = own_words && parts_.blocks.described_locked(block) == 0;
-  const bool huge = empty && try_huge(block, occupancy, *mode);
-  const bool whole = huge || (empty && piece.pages.value == kPagesPerBlock);
-  if (whole) *needed = {kPagesPerBlock};
-  const bool look = own_words && !whole && !parts_.blocks.is_settled_locked(block);
-  for (PageId page = piece.first; look && page < piece.end(); ++page) {
-    needed->value += parts_.table.load(page).state() == PageState::untouched;
-  }
+  NativePages& pages = parts_.blocks.native_pages_locked(block);
+  const bool huge = pages.all_untouched() && try_huge(block, occupancy, *mode);
+  const Run fresh = huge ? Run{first_page(block), {kPagesPerBlock}} : piece;
+  *needed = pages.untouched(fresh);
   const PageCount keep = parts_.budget.limited() ? relief_.reserve() : PageCount{0};
   if (needed->value != 0 && !parts_.budget.try_charge(*needed, keep)) return false;
-  if (whole) {
-    parts_.blocks.set_words_locked(block, BlockWords::all_fresh);
-    if (huge) parts_.blocks.begin_unprovided_locked(block);
-  } else if (needed->value != 0) {
-    for (PageId page = piece.first; page < piece.end(); ++page) {
-      if (parts_.table.load(page).state() == PageState::untouched) {
-        parts_.table.set_unshared(page, PageWord::of(PageState::resident).with_fresh());
-      }
-    }
-    parts_.blocks.add_described_locked(block, static_cast<std::int64_t>(needed->value));
-  }
+  pages.provide(fresh);
+  if (huge) parts_.blocks.begin_unprovided_locked(block);
   if (*mode == BlockMode::unused) parts_.blocks.make_native_locked(block);
   parts_.blocks.note_provided_locked(block, granules_of(piece));
   hand_out(piece);
@@ -220,7 +205,7 @@ void Provider::discard(Run run) {
       const os::MutexLock lock(parts_.blocks.mutex());
       const BlockId block = block_of(piece.first);
       if (parts_.blocks.mode(block) != BlockMode::managed) {
-        if (!parts_.blocks.is_settled_locked(block)) settle_native(piece);
+        parts_.blocks.native_pages_locked(block).settle(piece);
         take_back(piece);
         return;
       }
@@ -234,33 +219,18 @@ void Provider::discard(Run run) {
   });
 }
 
-void Provider::settle_native(Run piece) {
-  const BlockId block = block_of(piece.first);
-  if (parts_.blocks.words(block) == BlockWords::all_fresh && piece.pages.value == kPagesPerBlock) {
-    return parts_.blocks.set_words_locked(block, BlockWords::all_settled);
-  }
-  write_words_locked(parts_, block);
-  std::int64_t settled = 0;
-  for (PageId page = piece.first; page < piece.end(); ++page) {
-    const PageWord word = parts_.table.load(page);
-    if (!word.fresh()) continue;
-    parts_.table.set_unshared(page, word.without_fresh());
-    ++settled;
-  }
-  parts_.blocks.add_settled_locked(block, settled);
-}
-
 bool Provider::reads_as_zero(Run run) const {
-  for (PageId page = run.first; page < run.end(); ++page) {
+  for (PageId page = run.first; page < run.end();) {
+    const Run piece = piece_of(run, page);
     const BlockId block = block_of(page);
-    const BlockWords words = parts_.blocks.words(block);
-    if (words == BlockWords::all_settled) return false;
-    if (words == BlockWords::all_fresh) {
-      page = first_page(block + BlockCount{1}) - PageCount{1};
+    if (parts_.blocks.mode(block) != BlockMode::managed) {
+      if (parts_.blocks.native_pages(block).has_used(piece)) return false;
+      page = piece.end();
       continue;
     }
-    const PageWord word = parts_.table.load(page);
-    if (word.state() != PageState::untouched && !(word.state() == PageState::resident && word.fresh())) return false;
+    for (; page < piece.end(); ++page) {
+      if (parts_.table.load(page).state() != PageState::untouched) return false;
+    }
   }
   return true;
 }
@@ -302,8 +272,8 @@ void Provider::drop_contents(Run run) {
   });
 }
 
-// The native blocks that the run begins with, as far as it is all of them and they have no words of their own; how much
-// that was. Nobody converts a block meanwhile: the lock. The caller owns the pages.
+// The native blocks that the run begins with, as far as it is all of them and all of them is resident; how much that was.
+// Nobody converts a block meanwhile: the lock. The caller owns the pages.
 PageCount Provider::drop_whole_native(Run run) {
   const BlockId first = block_of(run.first);
   PageCount whole;
@@ -311,10 +281,10 @@ PageCount Provider::drop_whole_native(Run run) {
          piece_of(run, run.first + whole).pages.value == kPagesPerBlock) {
     const BlockId block = block_of(run.first + whole);
     if (!parts_.blocks.known(block) || parts_.blocks.mode(block) != BlockMode::native ||
-        parts_.blocks.words(block) == BlockWords::own) {
+        !parts_.blocks.native_pages_locked(block).all_resident()) {
       break;
     }
-    parts_.blocks.set_words_locked(block, BlockWords::own);
+    parts_.blocks.native_pages_locked(block).drop({first_page(block), {kPagesPerBlock}});
     static_cast<void>(parts_.blocks.end_unprovided_locked(block));
     whole += PageCount{kPagesPerBlock};
     if (run.first + whole == run.end()) break;
@@ -331,42 +301,31 @@ PageCount Provider::drop_whole_native(Run run) {
 void Provider::drop_native(Run piece) {
   const BlockId block = block_of(piece.first);
   end_huge(block);
-  PageCount charged = drop_described(piece);
+  PageCount charged = drop_resident(piece);
   // What came with the huge page and was nobody's goes with it.
   for (std::uint64_t left = parts_.blocks.end_unprovided_locked(block); left != 0;) {
     const auto first = static_cast<std::uint32_t>(std::countr_zero(left));
     const auto length = static_cast<std::uint32_t>(std::countr_one(left >> first));
     left &= ~(UINT64_MAX >> (64 - length) << first);
-    charged += drop_described({.first = first_page(block) + PageCount{first * kPagesPerGranule},
-                               .pages = PageCount{length * kPagesPerGranule}});
+    charged += drop_resident({.first = first_page(block) + PageCount{first * kPagesPerGranule},
+                              .pages = PageCount{length * kPagesPerGranule}});
   }
   parts_.budget.uncharge(charged);
   count(parts_.statistics->allocation.purged_pages, charged.value);
 }
 
-PageCount Provider::drop_described(Run piece) {
-  const BlockId block = block_of(piece.first);
-  write_words_locked(parts_, block);
+PageCount Provider::drop_resident(Run piece) {
+  NativePages& pages = parts_.blocks.native_pages_locked(block_of(piece.first));
   PageCount charged;
-  std::int64_t settled = 0;
-  for (PageId page = piece.first; page < piece.end();) {
-    PageId end = page;
-    while (end < piece.end() && parts_.table.load(end).state() == PageState::resident) ++end;
-    if (end == page) {
-      ++page;
-      continue;
-    }
-    const Errno error = os::discard(parts_.arena.address(page), bytes(end - page));
-    POLDER_CHECK(error.ok(), "free pages can be discarded", error.code(), page.value);
-    charged += end - page;
-    for (; page < end; ++page) {
-      settled += !parts_.table.load(page).fresh();
-      parts_.table.set_unshared(page, PageWord{});
-    }
+  for (Run rest = piece;;) {
+    const Run resident = pages.first_resident(rest);
+    if (resident.pages.value == 0) return charged;
+    const Errno error = os::discard(parts_.arena.address(resident.first), bytes(resident.pages));
+    POLDER_CHECK(error.ok(), "free pages can be discarded", error.code(), resident.first.value);
+    pages.drop(resident);
+    charged += resident.pages;
+    rest = {resident.end(), rest.end() - resident.end()};
   }
-  parts_.blocks.add_settled_locked(block, -settled);
-  parts_.blocks.add_described_locked(block, -static_cast<std::int64_t>(charged.value));
-  return charged;
 }
 
 // Resident pages are claimed as the evictor claims them, so that nobody moves or fills them meanwhile.
@@ -405,17 +364,10 @@ void Provider::verify() const {
     const os::MutexLock lock(parts_.blocks.mutex());
     const BlockMode mode = parts_.blocks.mode(block);
     if (mode != BlockMode::native && mode != BlockMode::unused) continue;
-    std::uint32_t settled = parts_.blocks.words(block) == BlockWords::all_settled ? kPagesPerBlock : 0;
-    std::uint32_t described = 0;
     for (PageId page = first_page(block); page < first_page(block + BlockCount{1}); ++page) {
-      const PageWord word = parts_.table.load(page);
-      settled += word.state() == PageState::resident && !word.fresh();
-      described += word.state() != PageState::untouched;
+      POLDER_CHECK(parts_.table.load(page) == PageWord{}, "page of a block that is not managed has a word", page.value,
+                   parts_.table.load(page).bits());
     }
-    POLDER_CHECK(described == parts_.blocks.described_locked(block), "count of described pages is wrong", block.value,
-                 described);
-    POLDER_CHECK(settled == parts_.blocks.settled_locked(block), "count of settled pages is wrong", block.value,
-                 settled);
   }
 }
 

@@ -1,7 +1,7 @@
 // The Backing that the heap sees: gets the pages of runs ready for use and takes them back. Runs on allocating threads;
 // holds the blocks lock for one pageblock at a time, for a few when it purges them, and never while it waits.
 //
-//   memory to spare   pages are charged, their words say resident, the kernel serves their first touch (native)
+//   memory to spare   pages are charged, the kernel serves their first touch (native)
 //   pressed           room is made for the run in one batch, then as above
 //   too large for it  the reclaimer makes the run's blocks managed: nothing is charged until pages are touched
 #pragma once
@@ -63,7 +63,7 @@ class Provider final : public Backing {
   // The program dropped the contents of heap memory that it goes on using (madvise): zero on the next touch.
   void drop_contents(Run run);
 
-  // Checks what the blocks know of their words. Any thread that holds no lock.
+  // Checks that blocks have either bits or words. Any thread that holds no lock.
   void verify() const;
 
  private:
@@ -80,14 +80,14 @@ class Provider final : public Backing {
   Errno guard_piece(Run piece);
   Errno guard_unmanaged_locked(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   bool unguard_piece(Run piece);
+  Run first_managed_guards(Run run) const;
   bool make_blocks_managed(Run run);
 
   enum class Exactness : std::uint8_t { lazily, at_once };
   void drop_managed(Run piece, Exactness exactness);
-  void settle_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   PageCount drop_whole_native(Run run) POLDER_REQUIRES(parts_.blocks.mutex());
   void drop_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
-  PageCount drop_described(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
+  PageCount drop_resident(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   bool drop_page(PageId page, Exactness exactness);
 
   VmParts& parts_;

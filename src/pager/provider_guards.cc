@@ -68,10 +68,7 @@ Errno Provider::guard_unmanaged_locked(Run piece) {
     static_cast<void>(os::remove_guards(parts_.arena.address(piece.first), bytes(piece.pages)));
     return error;
   }
-  for (PageId page = piece.first; page < piece.end(); ++page) {
-    parts_.table.set_unshared(page, PageWord::of(PageState::guard));
-  }
-  parts_.blocks.add_described_locked(block_of(piece.first), static_cast<std::int64_t>(piece.pages.value));
+  parts_.blocks.native_pages_locked(block_of(piece.first)).make_guards(piece);
   return kOk;
 }
 
@@ -85,27 +82,35 @@ bool Provider::unguard(Run run) {
   return whole;
 }
 
-// With the lock, so that a native block is not converted between the kernel's guards and the words'.
+// With the lock, so that a native block is not converted between the kernel's guards and the bits.
 bool Provider::unguard_piece(Run piece) {
-  bool whole = true;
-  if (!parts_.blocks.known(block_of(piece.first))) return false;
+  const BlockId block = block_of(piece.first);
+  if (!parts_.blocks.known(block)) return false;
   const os::MutexLock lock(parts_.blocks.mutex());
-  for (PageId page = piece.first; page < piece.end();) {
-    PageId end = page;
-    while (end < piece.end() && parts_.table.load(end).state() == PageState::guard) ++end;
-    if (end == page) {
-      whole = false;
-      ++page;
-      continue;
+  const bool managed = parts_.blocks.mode(block) == BlockMode::managed;
+  PageCount ended;
+  for (Run rest = piece;;) {
+    const Run guards = managed ? first_managed_guards(rest) : parts_.blocks.native_pages(block).first_guards(rest);
+    if (guards.pages.value == 0) return ended == piece.pages;
+    const Errno error = os::remove_guards(parts_.arena.address(guards.first), bytes(guards.pages));
+    POLDER_CHECK(error.ok(), "guards can be removed", error.code(), guards.first.value);
+    if (managed) {
+      for (PageId page = guards.first; page < guards.end(); ++page) parts_.table.set_unshared(page, PageWord{});
+    } else {
+      parts_.blocks.native_pages_locked(block).end_guards(guards);
     }
-    const Errno error = os::remove_guards(parts_.arena.address(page), bytes(end - page));
-    POLDER_CHECK(error.ok(), "guards can be removed", error.code(), page.value);
-    if (parts_.blocks.mode(block_of(page)) != BlockMode::managed) {
-      parts_.blocks.add_described_locked(block_of(page), -static_cast<std::int64_t>((end - page).value));
-    }
-    for (; page < end; ++page) parts_.table.set_unshared(page, PageWord{});
+    ended += guards.pages;
+    rest = {guards.end(), rest.end() - guards.end()};
   }
-  return whole;
+}
+
+Run Provider::first_managed_guards(Run run) const {
+  const auto is_guard = [this](PageId page) { return parts_.table.load(page).state() == PageState::guard; };
+  PageId first = run.first;
+  while (first < run.end() && !is_guard(first)) ++first;
+  PageId end = first;
+  while (end < run.end() && is_guard(end)) ++end;
+  return {first, end - first};
 }
 
 }  // namespace polder

@@ -6,7 +6,6 @@
 #include "base/check.h"
 #include "os/mapping.h"
 #include "os/thread.h"
-#include "pager/block_words.h"
 
 namespace polder {
 namespace {
@@ -38,14 +37,16 @@ bool Relocator::open(os::Userfaultfd& mover) {
   return error.ok();
 }
 
-// The end when there is none. Of pages that are the caller's alone: what is read is true but in managed blocks, of which
-// nothing is moved anyway. Of blocks that are not even described no page was ever provided.
-PageId Relocator::first_resident(Run run) const {
-  for (PageId page = run.first; page < run.end() && parts_.blocks.known(block_of(page)); ++page) {
-    if (parts_.blocks.words(block_of(page)) != BlockWords::own) return page;
-    if (parts_.table.load(page).state() == PageState::resident) return page;
+// Empty at the end when there are none. Of pages that are the caller's alone; of managed blocks, of which nothing is moved,
+// what was true last, of blocks that are not even described nothing.
+Run Relocator::first_resident(Run run) const {
+  for (PageId page = run.first; page < run.end() && parts_.blocks.known(block_of(page));) {
+    const Run piece{page, std::min(run.end() - page, to_block_end(page))};
+    const Run resident = parts_.blocks.native_pages(block_of(page)).first_resident(piece);
+    if (resident.pages.value != 0) return resident;
+    page = piece.end();
   }
-  return run.end();
+  return {run.end(), {0}};
 }
 
 // To move parts of huge pages costs more than to touch new ones. Under a limit there are none.
@@ -71,15 +72,14 @@ PageCount Relocator::recycle(DirtySource& source, Run to) {
 PageCount Relocator::recycle_run(os::Userfaultfd& mover, Run from, Run to) {
   PageCount done;
   while (done < to.pages) {
-    const PageId source = first_resident(from);
-    if (source == from.end()) break;
+    const Run source = first_resident(from);
+    if (source.pages.value == 0) break;
     const PageId target = to.first + done;
-    const PageCount length =
-        std::min({from.end() - source, to.pages - done, to_block_end(source), to_block_end(target)});
-    const PageCount moved = relocate_piece(mover, {source, length}, target);
+    const PageCount length = std::min({source.pages, to.pages - done, to_block_end(target)});
+    const PageCount moved = relocate_piece(mover, {source.first, length}, target);
     if (moved.value == 0) break;
     done += moved;
-    from = {source + moved, from.end() - (source + moved)};
+    from = {source.first + moved, from.end() - (source.first + moved)};
   }
   return done;
 }
@@ -106,11 +106,10 @@ PageCount Relocator::relocate_piece(os::Userfaultfd& mover, Run from, PageId to)
   if (parts_.blocks.mode(block_of(to)) != BlockMode::native) return {0};
   if (parts_.blocks.is_huge_locked(block_of(from.first)) || parts_.blocks.is_huge_locked(block_of(to))) return {0};
 
-  write_words_locked(parts_, block_of(from.first));
-  write_words_locked(parts_, block_of(to));
+  NativePages& sources = parts_.blocks.native_pages_locked(block_of(from.first));
+  NativePages& targets = parts_.blocks.native_pages_locked(block_of(to));
   PageCount length;
-  while (length < from.pages && parts_.table.load(from.first + length).state() == PageState::resident &&
-         parts_.table.load(to + length).fresh()) {
+  while (length < from.pages && sources.is_resident(from.first + length) && targets.is_fresh(to + length)) {
     ++length.value;
   }
   void* const target = parts_.arena.address(to);
@@ -122,15 +121,8 @@ PageCount Relocator::relocate_piece(os::Userfaultfd& mover, Run from, PageId to)
 
   const PageCount moved = pages_down(progress.done);
   if (progress.error == Errno(EEXIST)) require_present(mover, parts_.arena.address(from.first + moved));
-  std::int64_t unsettled = 0;
-  for (PageCount page; page < moved; ++page.value) {
-    unsettled += !parts_.table.load(from.first + page).fresh();
-    parts_.table.set_unshared(from.first + page, PageWord{});
-    parts_.table.set_unshared(to + page, PageWord::of(PageState::resident));
-  }
-  parts_.blocks.add_settled_locked(block_of(from.first), -unsettled);
-  parts_.blocks.add_described_locked(block_of(from.first), -static_cast<std::int64_t>(moved.value));
-  parts_.blocks.add_settled_locked(block_of(to), static_cast<std::int64_t>(moved.value));
+  sources.drop({from.first, moved});
+  targets.settle({to, moved});
   parts_.budget.uncharge(moved);  // both were charged
   count(parts_.statistics->allocation.moved_pages, moved.value);
   return moved;

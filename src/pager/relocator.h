@@ -27,7 +27,7 @@ class Relocator {
  private:
   bool open(os::Userfaultfd& mover);
   bool may_be_huge() const;
-  PageId first_resident(Run run) const;
+  Run first_resident(Run run) const;
   PageCount recycle_run(os::Userfaultfd& mover, Run from, Run to);
   PageCount relocate_piece(os::Userfaultfd& mover, Run from, PageId to);
 

@@ -9,8 +9,8 @@ constexpr std::uint8_t bit(PageState state) { return static_cast<std::uint8_t>(1
 
 // Row: from. Bits: the states that may follow. A state may always follow itself: flags change in place.
 constexpr std::uint8_t kNext[kPageStateCount] = {
-    // untouched: handed out natively, or filled with zeros, or made inaccessible
-    bit(PageState::resident) | bit(PageState::filling) | bit(PageState::guard),
+    // untouched: filled with zeros, or made inaccessible
+    bit(PageState::filling) | bit(PageState::guard),
     // resident: chosen by the reclaimer, or purged, or found missing
     bit(PageState::evicting) | bit(PageState::untouched) | bit(PageState::lost),
     // evicting: moved, or refused by the kernel, or found absent

@@ -1,7 +1,7 @@
-// The page table: one 8-byte atomic word per arena page, and the state machine every page goes through.
+// The page table: one 8-byte atomic word per page of a managed block, and the state machine every such page goes through.
 //
 //   state      the page's bytes are…                                   who may leave the state
-//   untouched  nowhere: reads as zero, not charged                     pager (fill), provider (native hand-out)
+//   untouched  nowhere: reads as zero, not charged                     pager (fill)
 //   resident   in the arena, charged                                   reclaimer (evict), purge, pager (found missing)
 //   evicting   in the arena, about to be moved                         the reclaimer that put it there
 //   staged     in a staging page, charged there                        pager (steal back), reclaimer (retire)
@@ -10,17 +10,17 @@
 //   lost       nowhere any more: unreadable; touching raises SIGBUS       discard, pager (found after all)
 //   guard      nobody's, and must not be touched: raises SIGSEGV        the heap that put it there
 //
-//              provide                evict            MOVE
-//   untouched ─────────► resident ──────────► evicting ─────► staged ──────► stored
+//                                     evict            MOVE
+//   untouched              resident ──────────► evicting ─────► staged ──────► stored
 //       │ fill              ▲   ▲               │ refused       │ steal        │ fault
 //       ▼                   │   └───────────────┘               ▼              ▼
 //    filling ───────────────┴────────────────────────────── filling ◄──────────┘
 //
-// untouched ◄─► guard: never charged, in native and managed blocks alike. No page may be copied to a guard, which the
-// kernel would let pass (measured on 6.18): whoever fills claims an untouched page first.
+// untouched ◄─► guard: never charged. No page may be copied to a guard, which the kernel would let pass (measured on
+// 6.18): whoever fills claims an untouched page first.
 //
-// Every change is a compare-and-swap through transition(), which asserts the pair of states against one table. A word
-// whose block is native (vm/pageblocks.h) is `resident` when the page was handed out and charged, touched or not.
+// Every change is a compare-and-swap through transition(), which asserts the pair of states against one table. Of the pages
+// of other blocks the bits of vm/native_pages.h tell; their words are never touched.
 //
 // The flags ride along: `retained` says that location() names a stored copy that was identical when it was last
 // compared or read (clean eviction needs no write); `discarded` says that the owner freed the page while it was in
@@ -44,7 +44,7 @@ const char* name(PageState state);
 bool is_legal(PageState from, PageState to);
 
 // The value of a word. Layout, low to high:
-//   3 state | 1 retained | 1 discarded | 3 source of a fill | 16 staging page | 1 fresh | 1 poisoning | 6 unused |
+//   3 state | 1 retained | 1 discarded | 3 source of a fill | 16 staging page | 1 poisoning | 7 unused |
 //   32 location
 class PageWord {
  public:
@@ -58,9 +58,7 @@ class PageWord {
   constexpr std::uint64_t bits() const { return bits_; }
   constexpr PageState state() const { return static_cast<PageState>(bits_ & 7); }
   constexpr bool retained() const { return (bits_ >> 3 & 1) != 0; }
-  // Native and handed out for the first time since it was last dropped: read as zero when it was handed out.
-  constexpr bool fresh() const { return (bits_ >> 24 & 1) != 0; }
-  constexpr bool poisoning() const { return (bits_ >> 25 & 1) != 0; }
+  constexpr bool poisoning() const { return (bits_ >> 24 & 1) != 0; }
   constexpr bool discarded() const { return (bits_ >> 4 & 1) != 0; }
   // What a page that is being filled was before.
   constexpr PageState source() const { return static_cast<PageState>(bits_ >> 5 & 7); }
@@ -71,10 +69,8 @@ class PageWord {
   constexpr PageWord with_state(PageState state) const {
     return PageWord((bits_ & ~std::uint64_t{7}) | static_cast<std::uint64_t>(state));
   }
-  constexpr PageWord with_fresh() const { return PageWord(bits_ | 1U << 24); }
-  constexpr PageWord without_fresh() const { return PageWord(bits_ & ~(std::uint64_t{1} << 24)); }
-  constexpr PageWord with_poisoning() const { return PageWord(bits_ | 1U << 25); }
-  constexpr PageWord without_poisoning() const { return PageWord(bits_ & ~(std::uint64_t{1} << 25)); }
+  constexpr PageWord with_poisoning() const { return PageWord(bits_ | 1U << 24); }
+  constexpr PageWord without_poisoning() const { return PageWord(bits_ & ~(std::uint64_t{1} << 24)); }
   constexpr PageWord with_discarded() const { return PageWord(bits_ | 1U << 4); }
   constexpr PageWord without_discarded() const { return PageWord(bits_ & ~(std::uint64_t{1} << 4)); }
   constexpr PageWord with_source(PageState state) const {
@@ -111,7 +107,7 @@ class PageTable {
   // and returns false. Asserts that the table allows the step.
   bool transition(PageId page, PageWord& expected, PageWord desired);
 
-  // For a page that only the caller can reach (a run between buddy and owner, a native block under its lock).
+  // For a page that only the caller can reach (a block in conversion).
   void set_unshared(PageId page, PageWord desired);
 
  private:

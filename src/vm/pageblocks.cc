@@ -37,28 +37,6 @@ void Pageblocks::make_native_locked(BlockId block) {
   enqueue_native_locked(block);
 }
 
-void Pageblocks::set_words_locked(BlockId block, BlockWords words) {
-  Block& its = blocks_[block.value];
-  POLDER_CHECK(words == BlockWords::own || its.described == 0, "a block has words of its own", block.value,
-               its.described);
-  its.settled = words == BlockWords::all_settled ? kPagesPerBlock : 0;
-  its.words.store(words, std::memory_order_release);
-}
-
-void Pageblocks::add_described_locked(BlockId block, std::int64_t pages) {
-  const std::int64_t described = blocks_[block.value].described + pages;
-  POLDER_CHECK(described >= 0 && described <= kPagesPerBlock && words(block) == BlockWords::own,
-               "described pages of a block", block.value, described);
-  blocks_[block.value].described = static_cast<std::uint16_t>(described);
-}
-
-void Pageblocks::add_settled_locked(BlockId block, std::int64_t pages) {
-  const std::int64_t settled = blocks_[block.value].settled + pages;
-  POLDER_CHECK(settled >= 0 && settled <= kPagesPerBlock && words(block) == BlockWords::own, "settled pages of a block",
-               block.value, settled);
-  blocks_[block.value].settled = static_cast<std::uint16_t>(settled);
-}
-
 bool Pageblocks::try_advise_locked(BlockId block, BlockAdvice advice) {
   const BlockAdvice before = blocks_[block.value].advice;
   int change = 0;

@@ -1,16 +1,16 @@
 // The mode of every pageblock, and how many pages of every granule are handed out.
 //
 //   unused     no page handed out since the block was reserved; not registered
-//   native     not registered with userfaultfd: the kernel serves first touches. Every page handed out is charged and
-//              its word says `resident`, touched or not
-//   converting registered, words not yet corrected: faults on it are parked
-//   managed    registered; page states are exact; pages are evictable
+//   native     not registered with userfaultfd: the kernel serves first touches. Every page handed out is charged,
+//              touched or not; the block has no words in the page table, but bits (vm/native_pages.h)
+//   converting registered, words not yet written: faults on it are parked
+//   managed    registered; page states are exact; pages are evictable. The bits stay what they were last
 //
 //   unused ─► native ─► converting ─► managed        (unused may also go to converting directly)
 //
 // Native blocks queue in the order in which they became native: the oldest are converted first, as nothing better is
 // known about their age. Modes are atomic: the fault loop reads them without a lock (acquire, pairs with the release
-// that ends a conversion). They change, and native blocks' words and charges change, only under mutex().
+// that ends a conversion). They change, and native blocks' bits and charges change, only under mutex().
 #pragma once
 
 #include <array>
@@ -22,14 +22,11 @@
 #include "base/units.h"
 #include "os/mutex.h"
 #include "vm/metadata.h"
+#include "vm/native_pages.h"
 
 namespace polder {
 
 enum class BlockMode : std::uint8_t { unused, native, converting, managed };
-
-// What the words of an unused or native block are, in the page table itself (own); or in place of them, which are all
-// untouched then: every page is resident, and fresh or not. A large run of which little is touched costs no words.
-enum class BlockWords : std::uint8_t { own, all_fresh, all_settled };
 
 // What the kernel was told about huge pages there. Blocks that differ are mappings of their own.
 enum class BlockAdvice : std::uint8_t { none, huge, small };
@@ -39,12 +36,10 @@ class Pageblocks {
   struct Block {
     std::uint64_t unprovided;  // guarded by mutex(); granules that are resident with a huge page, and nobody's so far
     std::atomic<BlockMode> mode;
-    bool queued;  // guarded by mutex(); in the native queue, perhaps no longer native
-    std::atomic<BlockWords> words;
+    bool queued;                // guarded by mutex(); in the native queue, perhaps no longer native
     BlockAdvice advice;         // guarded by mutex()
-    std::uint16_t described;    // guarded by mutex(); unless managed: own words that are not untouched
-    std::uint16_t settled;      // guarded by mutex(); unless managed: pages that are resident and not fresh
     std::uint32_t next_native;  // guarded by mutex(); block id + 1, 0 ends the queue
+    NativePages pages;
     std::array<std::atomic<std::uint8_t>, kGranulesPerBlock> handed_out;  // atomic: read by the fault loop
   };
 
@@ -66,19 +61,10 @@ class Pageblocks {
   // The registration was refused: the block is native again, at the end of the queue.
   void cancel_conversion_locked(BlockId block) POLDER_REQUIRES(mutex_);
 
-  // Written with the mutex, but an owner of pages may read them without: what it reads is true of its pages.
-  BlockWords words(BlockId block) const { return blocks_[block.value].words.load(std::memory_order_acquire); }
-  void set_words_locked(BlockId block, BlockWords words) POLDER_REQUIRES(mutex_);
-  // The number of own words that are not untouched; whoever changes words adds to it.
-  std::uint32_t described_locked(BlockId block) const POLDER_REQUIRES(mutex_) { return blocks_[block.value].described; }
-  void add_described_locked(BlockId block, std::int64_t pages) POLDER_REQUIRES(mutex_);
-  // Whether every page is resident and none fresh, so that nobody need look at its words; and what whoever changes words
-  // adds to the number of such pages.
-  bool is_settled_locked(BlockId block) const POLDER_REQUIRES(mutex_) {
-    return settled_locked(block) == kPagesPerBlock;
-  }
-  std::uint32_t settled_locked(BlockId block) const POLDER_REQUIRES(mutex_) { return blocks_[block.value].settled; }
-  void add_settled_locked(BlockId block, std::int64_t pages) POLDER_REQUIRES(mutex_);
+  // Written with the mutex, but an owner of pages may read them without: what it reads is true of its pages, also where the
+  // block is converted meanwhile.
+  const NativePages& native_pages(BlockId block) const { return blocks_[block.value].pages; }
+  NativePages& native_pages_locked(BlockId block) POLDER_REQUIRES(mutex_) { return blocks_[block.value].pages; }
 
   // Huge: pages are resident there that were never touched, and are charged therefore; none is moved.
   bool is_huge_locked(BlockId block) const POLDER_REQUIRES(mutex_) {

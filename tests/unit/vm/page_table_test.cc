@@ -22,16 +22,16 @@ TEST(PageWord, FieldsDoNotOverlap) {
                             .with_retained(0xFEDCBA98)
                             .with_discarded()
                             .with_source(lost)
-                            .with_fresh();
+                            .with_poisoning();
   EXPECT_EQ(word.state(), staged);
   EXPECT_EQ(word.staging_page(), PageWord::kStagingPages - 1);
   EXPECT_TRUE(word.retained());
   EXPECT_EQ(word.location(), 0xFEDCBA98U);
   EXPECT_TRUE(word.discarded());
   EXPECT_EQ(word.source(), lost);
-  EXPECT_TRUE(word.fresh());
+  EXPECT_TRUE(word.poisoning());
 
-  const PageWord bare = word.without_discarded().without_fresh().without_retained().with_staging_page(0);
+  const PageWord bare = word.without_discarded().without_poisoning().without_retained().with_staging_page(0);
   EXPECT_EQ(bare, PageWord::of(staged).with_source(lost));
   EXPECT_EQ(PageWord{}.state(), untouched);
   EXPECT_EQ(PageWord{}.bits(), 0U);
@@ -39,11 +39,11 @@ TEST(PageWord, FieldsDoNotOverlap) {
 
 // The table of the header's drawing, written a second time.
 const std::set<std::pair<PageState, PageState>> kLegal = {
-    {untouched, resident}, {untouched, filling}, {resident, evicting},  {resident, untouched}, {resident, lost},
-    {evicting, staged},    {evicting, resident}, {evicting, untouched}, {staged, filling},     {staged, stored},
-    {staged, untouched},   {stored, filling},    {stored, untouched},   {filling, resident},   {filling, untouched},
-    {filling, staged},     {filling, stored},    {filling, lost},       {lost, untouched},     {lost, resident},
-    {untouched, guard},    {guard, untouched},
+    {untouched, filling}, {resident, evicting},  {resident, untouched}, {resident, lost},     {evicting, staged},
+    {evicting, resident}, {evicting, untouched}, {staged, filling},     {staged, stored},     {staged, untouched},
+    {stored, filling},    {stored, untouched},   {filling, resident},   {filling, untouched}, {filling, staged},
+    {filling, stored},    {filling, lost},       {lost, untouched},     {lost, resident},     {untouched, guard},
+    {guard, untouched},
 };
 
 TEST(PageTable, AllowsExactlyTheDrawnTransitions) {
@@ -77,8 +77,8 @@ TEST_F(PageTableTest, TransitionNeedsTheCurrentValue) {
   PageWord stale = PageWord::of(resident);
   EXPECT_FALSE(table_.transition(PageId{3}, stale, PageWord::of(evicting)));
   EXPECT_EQ(stale, PageWord{});
-  EXPECT_TRUE(table_.transition(PageId{3}, stale, PageWord::of(resident)));
-  EXPECT_EQ(table_.load(PageId{3}).state(), resident);
+  EXPECT_TRUE(table_.transition(PageId{3}, stale, PageWord::of(filling)));
+  EXPECT_EQ(table_.load(PageId{3}).state(), filling);
   EXPECT_EQ(table_.load(PageId{2}).state(), untouched);
 }
 
@@ -112,7 +112,7 @@ TEST_F(PageTableTest, EveryStepHasOneWinner) {
   constexpr int kThreads = 4;
   constexpr std::array kCycle = {resident, evicting, staged, filling};
   PageWord start;
-  ASSERT_TRUE(table_.transition(PageId{0}, start, PageWord::of(resident)));
+  ASSERT_TRUE(table_.transition(PageId{0}, start, PageWord::of(filling)));
   std::array<std::uint64_t, kThreads> won{};
   std::vector<std::thread> threads;
   for (int t = 0; t < kThreads; ++t) {
