@@ -12,8 +12,9 @@ namespace polder {
 
 namespace {
 
-// A thread's share of what there is of a class.
-constexpr std::size_t kMagazinePart = 64;
+// What the magazines of all threads together may have of what there is of a class, where that is more than each may have
+// anyway. (Measured: 1/64 for each of eight threads, 1.035 of the peak and 0.87 of the time.)
+constexpr std::uint64_t kMagazinePart = 64;
 
 // A huge page that is not full yet is at most 1/64 of the heap then. (Measured: replace_1m, 280 MB, 0.83 of the time and 1.01
 // of the memory with huge pages; replace_threads, 78 MB, 0.98 and 1.04; replace_100k, 32 MB, 0.80 and 1.12.)
@@ -285,8 +286,7 @@ ThreadCache* Heap::create_cache() {
   cache->next_ = caches_;
   if (caches_ != nullptr) caches_->previous_ = cache;
   caches_ = cache;
-  ++cache_count_;
-  centrals_.set_shared(cache_count_ > 1);
+  centrals_.set_shared(cache_count_.fetch_add(1, std::memory_order_relaxed) + 1 > 1);
   return cache;
 }
 
@@ -302,8 +302,7 @@ void Heap::destroy_cache(ThreadCache* cache) {
       caches_ = cache->next_;
     }
     if (cache->next_ != nullptr) cache->next_->previous_ = cache->previous_;
-    --cache_count_;
-    centrals_.set_shared(cache_count_ > 1);
+    centrals_.set_shared(cache_count_.fetch_sub(1, std::memory_order_relaxed) - 1 > 1);
   }
   cache->destroy(pool_);
 }
@@ -339,9 +338,9 @@ unsigned Heap::largest_magazine(SizeClass size_class) const {
   if (hardening_ == Hardening::on) return 0;
   const SizeClassInfo& info = info_of(size_class);
   if (backing_.limited()) return info.magazine;
-  const std::size_t bytes = centrals_.estimated_slabs(size_class) * info.granules * kGranuleSize;
-  return std::clamp<unsigned>(static_cast<unsigned>(bytes / kMagazinePart / info.size), info.magazine,
-                              info.large_magazine);
+  const std::uint64_t objects = centrals_.estimated_slabs(size_class) * info.capacity;
+  const std::uint64_t threads = std::max<std::uint64_t>(1, cache_count_.load(std::memory_order_relaxed));
+  return std::clamp(static_cast<std::uint32_t>(objects / kMagazinePart / threads), info.magazine, info.large_magazine);
 }
 
 bool Heap::give_up_idle() {

@@ -203,7 +203,7 @@ class Heap {
 
   mutable os::Mutex caches_mutex_{LockRank::thread_caches};
   ThreadCache* caches_ POLDER_GUARDED_BY(caches_mutex_) = nullptr;
-  std::uint64_t cache_count_ POLDER_GUARDED_BY(caches_mutex_) = 0;
+  std::atomic<std::uint64_t> cache_count_{0};  // written under caches_mutex_; atomic: read without, for an estimate
 
   Centrals centrals_;  // set_shared() under caches_mutex_
 };

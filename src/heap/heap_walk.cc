@@ -62,7 +62,7 @@ void Heap::statistics(Statistics& statistics) const {
   statistics.large_runs = large.runs + spans.spans;
   statistics.large_pages = large.pages + spans.pages;
   const os::MutexLock lock(caches_mutex_);
-  statistics.thread_caches = cache_count_;
+  statistics.thread_caches = cache_count_.load(std::memory_order_relaxed);
 }
 
 // --- verification -----------------------------------------------------------------------------------------------------
@@ -76,7 +76,8 @@ void Heap::verify() const {
     POLDER_CHECK(cache->next_ == nullptr || cache->next_->previous_ == cache, "list of caches is torn", cache);
     ++caches;
   }
-  POLDER_CHECK(caches == cache_count_, "count of caches is wrong", caches, cache_count_);
+  const std::uint64_t count = cache_count_.load(std::memory_order_relaxed);
+  POLDER_CHECK(caches == count, "count of caches is wrong", caches, count);
   unlock_own();
   buddy_.verify();
 }
