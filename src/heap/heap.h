@@ -11,7 +11,8 @@
 // The life of a free
 //   1  the granule map gives the kind of the pointer's granule, ThreadCache::try_free pushes into that kind's magazine
 //   2  it is full: free_slow flushes its older half to the central lists; slabs without objects go back to the buddy
-//   3  it is no slab: a span or a large run is discarded and given back; anything else is a misuse that is reported
+//   3  it is no slab: a span stays with the thread (span_cache.h) or, like a large run, is discarded and given back;
+//      anything else is a misuse that is reported
 //
 // A hardened heap (heap_hardened.cc) has no objects in magazines, so that everything goes the slow ways:
 //   allocate   a random one of the slab's free objects
@@ -146,8 +147,9 @@ class Heap {
 
  private:
   void* allocate_slow(ThreadCache* cache, std::size_t size);
-  void* allocate_large(std::size_t size, std::size_t alignment, RunContents contents,
+  void* allocate_large(ThreadCache* cache, std::size_t size, std::size_t alignment, RunContents contents,
                        Buddy::Fit fit = Buddy::Fit::tight);
+  void free_span(ThreadCache* cache, void* pointer);
   void free_slow(ThreadCache* cache, void* pointer);
   void* allocate_small_slow(ThreadCache* cache, SizeClass size_class);
   void* allocate_small(ThreadCache* cache, SizeClass size_class) {

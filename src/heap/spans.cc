@@ -200,7 +200,7 @@ void* Spans::allocate(std::size_t size, RunContents contents) {
   if (guards_ != 0) static_cast<void>(backing_.guard(guards_of(place)));
   {
     const os::MutexLock lock(mutex_);
-    place.block->live.set(place.first);
+    place.block->set_live(place.first, contents_of(place).count);
     ++counts_.spans;
     counts_.pages += run.pages;
   }
@@ -216,13 +216,21 @@ Spans::Place Spans::require_live_locked(const char* operation, const void* point
   const auto offset =
       static_cast<std::size_t>(static_cast<const char*>(pointer) - map_.arena().address(first_page(block.first)));
   const auto page = static_cast<unsigned>(offset / kPageSize);
-  if (offset % kPageSize == 0 && block.live.test(page)) return {&block, page, block.length(page)};
-  // Where a stretch begins that nobody has a pointer to, somebody had one, and is giving it back at this moment.
+  if (offset % kPageSize == 0 && SpanBlock::is_in_use(block.entry(page))) return {&block, page, block.length(page)};
+  // Where a stretch begins that the program has no pointer to, somebody had one, and gave it back.
   if (offset % kPageSize == 0 && (!block.used.test(page) || block.starts.test(page))) report_double_free(pointer);
   report_interior_pointer(operation, pointer);
 }
 
+std::atomic<std::uint16_t>& Spans::entry_of(const void* pointer) const {
+  return block_of_pointer(pointer).spans[map_.arena().page_of(pointer).value % kPagesPerBlock];
+}
+
 std::size_t Spans::usable_size(const char* operation, const void* pointer) const {
+  if (reinterpret_cast<std::uintptr_t>(pointer) % kPageSize == 0) {
+    const std::uint16_t entry = entry_of(pointer).load(std::memory_order_relaxed);
+    if (SpanBlock::is_in_use(entry)) return bytes(SpanBlock::pages_of(entry));
+  }
   const os::MutexLock lock(mutex_);
   return bytes(PageCount{contents_of(require_live_locked(operation, pointer)).count});
 }
@@ -230,10 +238,28 @@ std::size_t Spans::usable_size(const char* operation, const void* pointer) const
 Spans::Place Spans::take_from_program(void* pointer) {
   const os::MutexLock lock(mutex_);
   const Place place = require_live_locked("free", pointer);
-  place.block->live.clear(place.first);
+  place.block->set_entry(place.first, 0);
   --counts_.spans;
   counts_.pages -= PageCount{contents_of(place).count};
   return place;
+}
+
+PageCount Spans::keep(void* pointer, PageCount most) {
+  if (reinterpret_cast<std::uintptr_t>(pointer) % kPageSize != 0) return {0};
+  std::atomic<std::uint16_t>& entry = entry_of(pointer);
+  std::uint16_t seen = entry.load(std::memory_order_relaxed);
+  const PageCount pages = SpanBlock::pages_of(seen);
+  if (!SpanBlock::is_in_use(seen) || pages > most) return {0};
+  // Of two threads that free it at the same time one finds it kept.
+  const auto kept = static_cast<std::uint16_t>(seen | SpanBlock::kKept);
+  return entry.compare_exchange_strong(seen, kept, std::memory_order_relaxed) ? pages : PageCount{0};
+}
+
+void Spans::reuse(void* pointer) {
+  std::atomic<std::uint16_t>& entry = entry_of(pointer);
+  const std::uint16_t kept = entry.load(std::memory_order_relaxed);
+  POLDER_CHECK((kept & SpanBlock::kKept) != 0, "a kept span is reused once", pointer, kept);
+  entry.store(static_cast<std::uint16_t>(kept & ~SpanBlock::kKept), std::memory_order_relaxed);
 }
 
 Quarantine::Entry Spans::begin_quarantine(void* pointer) {
@@ -277,11 +303,13 @@ bool Spans::resize(void* pointer, std::size_t size) {
   const auto wanted = static_cast<unsigned>(pages_up(size).value);
   if (guards_ != 0) return bytes(PageCount{wanted}) == usable_size("realloc", pointer);
   Place change;  // what is added, or given up
+  unsigned first;
   bool grows;
   {
     const os::MutexLock lock(mutex_);
     const Place span = require_live_locked("realloc", pointer);
     SpanBlock& block = *span.block;
+    first = span.first;
     grows = wanted > span.count;
     if (grows) {
       change = {&block, span.first + span.count, wanted - span.count};
@@ -292,6 +320,7 @@ bool Spans::resize(void* pointer, std::size_t size) {
       change = {&block, span.first + wanted, span.count - wanted};
       if (change.count < std::max(span.count / kShrinkPart, 1U)) return true;
       block.starts.set(change.first);
+      block.set_live(first, wanted);
       counts_.pages -= PageCount{change.count};
     }
   }
@@ -301,6 +330,7 @@ bool Spans::resize(void* pointer, std::size_t size) {
     const os::MutexLock lock(mutex_);
     if (added) {
       change.block->starts.clear(change.first);
+      change.block->set_live(first, wanted);
       counts_.pages += PageCount{change.count};
     } else {
       // Never the last of the block: the span itself is in it.
@@ -354,8 +384,7 @@ Spans::Statistics Spans::statistics() const {
 }
 
 void Spans::verify_locked(const SpanBlock& block, Statistics& found, PageCount& dirty_pages) const {
-  POLDER_CHECK(block.used.contains(block.starts) && block.starts.contains(block.live), "span starts out of place",
-               &block, block.first.value);
+  POLDER_CHECK(block.used.contains(block.starts), "span starts out of place", &block, block.first.value);
   POLDER_CHECK(!block.dirty.intersects(block.used), "page is dirty and used", &block, block.first.value);
   POLDER_CHECK(
       block.longest == block.longest_gap() && block.list == (block.longest == 0 ? 0 : list_for(block.longest) + 1),
@@ -366,9 +395,15 @@ void Spans::verify_locked(const SpanBlock& block, Statistics& found, PageCount& 
                &block, block.list);
   ++found.blocks;
   dirty_pages += PageCount{block.dirty.population()};
-  for (unsigned page = block.live.next_set(0); page < PageBits::kCount; page = block.live.next_set(page + 1)) {
+  for (unsigned page = 0; page < PageBits::kCount; ++page) {
+    const std::uint16_t entry = block.entry(page);
+    if (entry == 0) continue;
+    const PageCount pages = SpanBlock::pages_of(entry);
+    POLDER_CHECK(
+        (entry & SpanBlock::kLive) != 0 && block.starts.test(page) && block.length(page) == pages.value + guards_,
+        "length of a span is wrong", &block, page, entry);
     ++found.spans;
-    found.pages += PageCount{block.length(page) - guards_};
+    found.pages += pages;
   }
 }
 

@@ -6,15 +6,18 @@
 //   header      in the metadata pool; for every page of the block:
 //               used    part of a span, or about to be one or none any more
 //               starts  a span, or a stretch that is busy, begins here; it ends before the next start or unused page
-//               live    the program holds a pointer to it
 //               dirty   unused, but may be resident
+//               spans   of the page that a span starts with: its length, as long as the program or a thread's cache has
+//                       a pointer to it, and whether it is kept by such a cache (span_cache.h)
 //   hardened    a span is followed by a page that is its own and a guard. Freed, all of it becomes inaccessible and waits
 //               in quarantine: not live any more, but used. It never grows or shrinks where it is
-//   invariants  live ⊆ starts ⊆ used; dirty ∩ used = ∅; a block is on the list for its longest gap, on none when it has no gap;
+//   invariants  spans ⊆ starts ⊆ used; dirty ∩ used = ∅; a block is on the list for its longest gap, on none when it has no gap;
 //               a block without used pages exists only between two calls of one thread
-//   lock        LockRank::large, never held while the backing is called: pages that are about to change hands are busy
+//   lock        LockRank::large, never held while the backing is called: pages that are about to change hands are busy.
+//               Who holds a pointer to a span reads its length, and has it kept, without
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -49,6 +52,14 @@ class Spans final : public FreePages {
   // unless the pointer is the start of a span in use.
   void free(void* pointer, Buddy::Contents contents = Buddy::Contents::dirty) POLDER_EXCLUDES(mutex_);
   std::size_t usable_size(const char* operation, const void* pointer) const POLDER_EXCLUDES(mutex_);
+  // In place of free(): the span stays as it is until it is reused, or freed after all. Its length; nothing when the pointer
+  // is no span in use, or it has more than `most` pages. Thread-safe, without the lock.
+  PageCount keep(void* pointer, PageCount most);
+  void reuse(void* pointer);
+  void free_kept(void* pointer) POLDER_EXCLUDES(mutex_) {
+    reuse(pointer);
+    free(pointer);
+  }
   // In place of free() in a hardened heap, and what comes after it; between the two the span is nobody's.
   Quarantine::Entry begin_quarantine(void* pointer) POLDER_EXCLUDES(mutex_);
   void end_quarantine(const Quarantine::Entry& entry) POLDER_EXCLUDES(mutex_);
@@ -84,6 +95,8 @@ class Spans final : public FreePages {
   Run guards_of(const Place& span) const { return run_of({span.block, span.first + span.count - guards_, guards_}); }
   Place take_from_program(void* pointer) POLDER_EXCLUDES(mutex_);
   SpanBlock& block_of_pointer(const void* pointer) const;
+  // The entry of the span that would start there.
+  std::atomic<std::uint16_t>& entry_of(const void* pointer) const;
   Place require_live_locked(const char* operation, const void* pointer) const POLDER_REQUIRES(mutex_);
   bool find_locked(unsigned pages, Place* place) POLDER_REQUIRES(mutex_);
   bool create_block(Place* place) POLDER_EXCLUDES(mutex_);
@@ -124,8 +137,17 @@ struct SpanBlock {
   std::uint16_t list;     // that it is on, plus one; 0 when on none
   PageBits used;
   PageBits starts;
-  PageBits live;
   PageBits dirty;
+  std::array<std::atomic<std::uint16_t>, PageBits::kCount> spans;  // atomic: an owner reads its own without the mutex
+  static constexpr std::uint16_t kLive = 0x8000;
+  static constexpr std::uint16_t kKept = 0x4000;
+  static constexpr std::uint16_t kPages = 0x3FFF;
+
+  static bool is_in_use(std::uint16_t entry) { return (entry & (kLive | kKept)) == kLive; }
+  static PageCount pages_of(std::uint16_t entry) { return {std::uint64_t{entry} & kPages}; }
+  std::uint16_t entry(unsigned page) const { return spans[page].load(std::memory_order_relaxed); }
+  void set_entry(unsigned page, std::uint16_t entry) { spans[page].store(entry, std::memory_order_relaxed); }
+  void set_live(unsigned page, unsigned pages) { set_entry(page, static_cast<std::uint16_t>(kLive | pages)); }
 
   // Pages of the stretch that starts there.
   unsigned length(unsigned start) const {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <new>
 
 #include "base/check.h"
 #include "vm/metadata.h"
@@ -47,7 +48,18 @@ void ThreadCache::destroy(MetadataPool& pool) {
     POLDER_CHECK(capacity_[index] != kOutgoing, "cache is destroyed with objects to give back", index);
     pool.free(base({static_cast<std::uint8_t>(index)}), (capacity_[index] + std::size_t{1}) * sizeof(void*));
   }
+  if (spans_ != nullptr) {
+    POLDER_CHECK(spans_->empty(), "cache is destroyed with spans to give back", this);
+    pool.free(spans_, sizeof(SpanCache));
+  }
   pool.free(this, sizeof(ThreadCache));
+}
+
+SpanCache* ThreadCache::create_spans(MetadataPool& pool) {
+  if (spans_ != nullptr) return spans_;
+  void* const memory = pool.allocate(sizeof(SpanCache));
+  if (memory != nullptr) spans_ = new (memory) SpanCache;
+  return spans_;
 }
 
 bool ThreadCache::put_outgoing(MetadataPool& pool, SizeClass size_class, void* pointer) {
@@ -155,7 +167,11 @@ void ThreadCache::drop_oldest(SizeClass size_class, unsigned dropped) {
 
 bool ThreadCache::note_use(SizeClass size_class, unsigned objects) {
   used_ |= bit_of(size_class);
-  uses_ += 1 + static_cast<std::uint32_t>(objects * info_of(size_class).size / kPageSize);
+  return note_use(PageCount{objects * info_of(size_class).size / kPageSize});
+}
+
+bool ThreadCache::note_use(PageCount pages) {
+  uses_ += 1 + static_cast<std::uint32_t>(pages.value);
   if (uses_ < kUsesPerSweep) return false;
   uses_ = 0;
   return true;

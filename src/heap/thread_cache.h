@@ -29,6 +29,7 @@
 #include "base/units.h"
 #include "heap/granule_map.h"
 #include "heap/size_class.h"
+#include "heap/span_cache.h"
 
 namespace polder {
 
@@ -100,12 +101,17 @@ class alignas(64) ThreadCache {
   void* const* oldest(SizeClass size_class) const { return base(size_class) + 1; }
   void drop_oldest(SizeClass size_class, unsigned dropped);
 
+  // Null as long as create_spans() was not called, or had no memory.
+  SpanCache* spans() const { return spans_; }
+  SpanCache* create_spans(MetadataPool& pool);
+
   // Classes that have a magazine or an outgoing buffer: a bit for each index, less one.
   std::uint64_t present() const { return present_; }
 
   // Notes that the class's magazine was empty or full, and that as many objects came or went. True once in a while: time to
   // sweep.
   bool note_use(SizeClass size_class, unsigned objects);
+  bool note_use(PageCount pages);  // of anything
   // Classes whose magazines hold something, or have more room than usual, and were neither empty, nor full, nor of another
   // count since the last call, as present().
   std::uint64_t idle_classes();
@@ -166,8 +172,9 @@ class alignas(64) ThreadCache {
   std::uint64_t used_ = 0;       // classes noted since, as present()
   std::uint64_t was_full_ = 0;   // since they were empty, as present()
   std::uint64_t stretched_ = 0;  // with room from the spare bytes, as present()
+  SpanCache* spans_ = nullptr;
   std::uint32_t spare_bytes_ = kSpareBytes;
-  std::uint32_t uses_ = 0;  // since the last sweep
+  std::uint32_t uses_ = 0;       // since the last sweep
   ThreadCache* next_ = nullptr;  // Heap's list, guarded by its caches mutex
   ThreadCache* previous_ = nullptr;
 };

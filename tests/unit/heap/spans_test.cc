@@ -187,5 +187,112 @@ TEST_F(SpansTest, MisuseIsReported) {
   EXPECT_DEATH(free(second), "double free");
 }
 
+// What a thread frees it may have again, without the lock that all threads share.
+class KeptSpansTest : public SpansTest {
+ protected:
+  char* allocate(const Cache& cache, std::size_t pages) {
+    return static_cast<char*>(heap_->allocate(cache, pages * kPageSize));
+  }
+  std::uint64_t pages_in_use() {
+    Heap::Statistics statistics;
+    heap_->statistics(statistics);
+    return statistics.large_pages.value;
+  }
+};
+
+TEST_F(KeptSpansTest, ComeBackToTheirThread) {
+  const Cache cache(heap_);
+  const Cache other(heap_);
+  char* const span = allocate(cache, 10);
+  heap_->free(cache, span);
+  heap_->verify();
+  EXPECT_EQ(pages_in_use(), 10U);
+  EXPECT_NE(allocate(other, 10), span);
+  EXPECT_EQ(allocate(cache, 10), span);
+  heap_->free(other, span);
+  EXPECT_EQ(heap_->allocate(other, 9 * kPageSize + 1), span);
+  heap_->verify();
+}
+
+TEST_F(KeptSpansTest, ServeWhatWastesAtMostAnEighth) {
+  const Cache cache(heap_);
+  char* const span = allocate(cache, 16);
+  heap_->free(cache, span);
+  EXPECT_NE(allocate(cache, 17), span);
+  EXPECT_NE(allocate(cache, 13), span);
+  EXPECT_EQ(allocate(cache, 14), span);
+  EXPECT_EQ(heap_->usable_size(span), 16 * kPageSize);
+}
+
+TEST_F(KeptSpansTest, AreZeroWhereThatIsAskedFor) {
+  const Cache cache(heap_);
+  char* const span = allocate(cache, 10);
+  std::memset(span, 1, 10 * kPageSize);
+  heap_->free(cache, span);
+  ASSERT_EQ(heap_->allocate_zeroed(cache, 10 * kPageSize), span);
+  for (std::size_t i = 0; i < 10 * kPageSize; ++i) ASSERT_EQ(span[i], 0) << i;
+}
+
+TEST_F(KeptSpansTest, GoBackWithTheirThreadAndAtTrim) {
+  {
+    const Cache cache(heap_);
+    heap_->free(cache, allocate(cache, 10));
+    EXPECT_EQ(pages_in_use(), 10U);
+    heap_->trim(cache);
+    EXPECT_EQ(pages_in_use(), 0U);
+    heap_->free(cache, allocate(cache, 10));
+  }
+  heap_.expect_empty();
+}
+
+TEST_F(KeptSpansTest, AreFew) {
+  const Cache cache(heap_);
+  std::vector<char*> spans;
+  for (int i = 0; i < 200; ++i) spans.push_back(allocate(cache, 5));
+  for (char* const span : spans) {
+    heap_->free(cache, span);
+    heap_->verify();
+  }
+  EXPECT_LE(pages_in_use(), 16U);
+  // A long one alone, but no more than an eighth of what is in use.
+  heap_->trim(cache);
+  for (char*& span : spans) span = allocate(cache, 100);
+  const std::uint64_t all = pages_in_use();
+  heap_->free(cache, spans[0]);
+  EXPECT_EQ(pages_in_use(), all);
+  heap_->free(cache, spans[1]);
+  EXPECT_EQ(pages_in_use(), all - 100);
+}
+
+TEST_F(KeptSpansTest, OfAHeapWithALimitAreAShare) {
+  heap_.backing().set_limited(true);
+  const Cache cache(heap_);
+  heap_->free(cache, allocate(cache, 10));
+  EXPECT_EQ(pages_in_use(), 0U);
+}
+
+TEST_F(KeptSpansTest, GoBackWhenTheThreadGoesOnWithOthers) {
+  const Cache cache(heap_);
+  heap_->free(cache, allocate(cache, 16));
+  std::vector<void*> objects;
+  for (int i = 0; i < 2000; ++i) objects.push_back(heap_->allocate(cache, 4000));
+  EXPECT_EQ(pages_in_use(), 0U);
+  for (void* const object : objects) heap_->free(cache, object);
+}
+
+TEST_F(KeptSpansTest, AreNoLongerTheProgramsToUse) {
+  const Cache cache(heap_);
+  const Cache other(heap_);
+  char* const span = allocate(cache, 10);
+  heap_->free(cache, span);
+  EXPECT_DEATH(heap_->free(cache, span), "double free");
+  EXPECT_DEATH(heap_->free(other, span), "double free");
+  EXPECT_DEATH(heap_->free(ThreadCache::empty(), span), "double free");
+  EXPECT_DEATH(heap_->usable_size(span), "double free");
+  EXPECT_DEATH(heap_->reallocate(cache, span, 100'000), "double free");
+  EXPECT_DEATH(heap_->free(cache, span + kPageSize), "free");
+  EXPECT_DEATH(heap_->free(cache, span + 16), "free");
+}
+
 }  // namespace
 }  // namespace polder
