@@ -5,8 +5,8 @@
 //              ordblks   free objects in slabs
 //              uordblks  bytes of objects that are in use or in a thread's cache
 //              fordblks  the rest of the slabs
-//              hblks     large runs and spans (each allocation above 16 KiB is one), hblkhd their bytes, as in glibc
-//                        not in uordblks
+//              hblks     large runs and spans (each allocation above 16 KiB is one, in use or in a thread's cache), hblkhd their
+//                        bytes, as in glibc not in uordblks
 //              keepcost  bytes of free pages that may be resident: what malloc_trim can give back, besides empty slabs
 //              smblks, usmblks, fsmblks  0, as glibc's without fast bins
 //   malloc_info  glibc's elements with the same meanings: <size> counts the free objects of a class, "fast" is nothing,

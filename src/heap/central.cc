@@ -202,11 +202,6 @@ void Central::give_up_empty(Slab** released) {
   while (empty_count_ > 0) retire_locked(lists_[kEmptyList], released);
 }
 
-Central::Statistics Central::statistics() const {
-  const os::MutexLock lock(mutex_);
-  return statistics_locked();
-}
-
 void Central::verify_locked() const {
   std::uint64_t free = 0;
   std::uint64_t empty = 0;

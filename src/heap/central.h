@@ -74,7 +74,6 @@ class alignas(64) Central {
       return *this;
     }
   };
-  Statistics statistics() const POLDER_EXCLUDES(mutex_);
 
   // Checks the lists; the caller holds the mutex.
   void verify_locked() const POLDER_REQUIRES(mutex_);

@@ -23,9 +23,11 @@ void Centrals::add(void* storage) {
 
 void Centrals::set_shared(bool shared) {
   if (hardening_ == Hardening::on) return;
-  if (shared && !complete_) {
-    complete_ = true;
-    for (unsigned missing = std::clamp(processors_.limit(), 1U, kMost) - 1; missing > 0; --missing) {
+  if (shared) {
+    // The process's processors, asked for once, and what a thread has been pinned to since.
+    if (known_processors_ == 0) known_processors_ = processors_.limit();
+    known_processors_ = std::max(known_processors_, processors_.current() + 1);
+    while (count_.load(std::memory_order_relaxed) < std::min(known_processors_, kMost)) {
       void* const storage = pool_.allocate(sizeof(Shard));
       if (storage == nullptr) break;
       add(storage);
@@ -81,10 +83,13 @@ Slab* Centrals::give_up_empty() {
 
 // --- all at once ------------------------------------------------------------------------------------------------------
 
+// All of a class's lists at once: a slab that is taken over meanwhile counts once.
 Central::Statistics Centrals::statistics(SizeClass size_class) const {
-  Central::Statistics sum;
   const unsigned count = count_.load(std::memory_order_acquire);
-  for (unsigned shard = 0; shard < count; ++shard) sum += list(shard, size_class).statistics();
+  for (unsigned shard = 0; shard < count; ++shard) list(shard, size_class).fork_mutex().lock_same_rank();
+  Central::Statistics sum;
+  for (unsigned shard = 0; shard < count; ++shard) sum += list(shard, size_class).statistics_locked();
+  for (unsigned shard = count; shard > 0; --shard) list(shard - 1, size_class).fork_mutex().unlock();
   return sum;
 }
 

@@ -57,7 +57,7 @@ class Centrals {
   }
 
   // Sums over a class's lists.
-  Central::Statistics statistics(SizeClass size_class) const;
+  Central::Statistics statistics(SizeClass size_class) const POLDER_NO_THREAD_SAFETY_ANALYSIS;
   Central::Statistics statistics_locked(SizeClass size_class) const POLDER_NO_THREAD_SAFETY_ANALYSIS;
 
   // All locks, in order. The caller keeps set_shared() away until they are released.
@@ -84,7 +84,7 @@ class Centrals {
   const Processors processors_;
   // Shards that exist: they stay. Atomic: release after one is added pairs with acquire by who looks into it.
   std::atomic<unsigned> count_{0};
-  bool complete_ = false;  // of set_shared() alone: no more will be added
+  unsigned known_processors_ = 0;  // of set_shared() alone
   // Among how many threads choose: 1 or count_. The same pairing.
   std::atomic<unsigned> spread_{1};
   Shard* shards_[kMost] = {};

@@ -6,7 +6,7 @@
 //           where its header is. Of a large run's first granule: its length in pages; of the granule before a padded
 //           head: how many granules of padding precede the head.
 //
-// Written under the lock of whoever owns the granule (central of its class, or large). Atomic: read without a lock by
+// Written under the lock of whoever owns the granule (a central list of its class, or large). Atomic: read without a lock by
 // whoever holds a pointer into the granule, which orders the read after the write; relaxed for that reason.
 // Lock: LockRank::large, only for making details accessible.
 #pragma once

@@ -71,7 +71,7 @@ void* Heap::allocate_large(ThreadCache* cache, std::size_t size, std::size_t ali
     return large_.allocate(size, std::max(alignment, LargeRuns::kAlignment), contents, fit);
   };
   void* memory = attempt();
-  if (memory == nullptr && size <= map_.arena().size() && give_up_idle()) memory = attempt();
+  if (memory == nullptr && size <= map_.arena().size() && give_up_idle(cache)) memory = attempt();
   if (memory == nullptr) return nullptr;
   const Run run{map_.arena().page_of(memory), pages_up(size)};
   if (contents == RunContents::any && hardening_ == Hardening::off) runs_.fill_from_dirty(run);
@@ -87,7 +87,7 @@ void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
     cache->grow_empty(pool_, size_class, largest_magazine(size_class));
     const unsigned capacity = cache->capacity(size_class);
     if (capacity != 0) {
-      const unsigned refilled = take(size_class, cache->room(size_class), refill_of(capacity));
+      const unsigned refilled = take(cache, size_class, cache->room(size_class), refill_of(capacity));
       cache->push(size_class, refilled);
       if (freed != 0) give(size_class, outgoing.data(), freed);
       void* const object = cache->try_allocate(size_class);
@@ -96,7 +96,7 @@ void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
     }
   }
   void* object = nullptr;
-  return take(size_class, &object, 1) == 1 ? object : nullptr;
+  return take(cache, size_class, &object, 1) == 1 ? object : nullptr;
 }
 
 void* Heap::allocate_aligned(ThreadCache* cache, std::size_t size, std::size_t alignment) {
@@ -113,11 +113,11 @@ void* Heap::allocate_zeroed(ThreadCache* cache, std::size_t size) {
   return object;
 }
 
-unsigned Heap::take(SizeClass size_class, void** objects, unsigned wanted) {
+unsigned Heap::take(ThreadCache* cache, SizeClass size_class, void** objects, unsigned wanted) {
   Random* const random = random_of(size_class);
   if (const unsigned taken = centrals_.take(size_class, objects, wanted, random); taken != 0) return taken;
   Slab* slab = create_slab(size_class);
-  if (slab == nullptr && give_up_idle()) slab = create_slab(size_class);
+  if (slab == nullptr && give_up_idle(cache)) slab = create_slab(size_class);
   // Another thread may have freed some meanwhile.
   if (slab == nullptr) return centrals_.take(size_class, objects, wanted, random);
   return centrals_.adopt(slab, objects, wanted, random);
@@ -181,17 +181,18 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
 }
 
 void Heap::free_span(ThreadCache* cache, void* pointer) {
-  SpanCache* const kept = cache == ThreadCache::empty() ? nullptr : cache->create_spans(pool_);
+  // Under a limit what nobody needs must not be paid for, nor go to swap and come back.
+  const bool keeps = cache != ThreadCache::empty() && !backing_.limited();
+  SpanCache* const kept = keeps ? cache->create_spans(pool_) : nullptr;
   if (kept == nullptr) return spans_.free(pointer);
   const std::uint64_t threads = std::max<std::uint64_t>(1, cache_count_.load(std::memory_order_relaxed));
   const PageCount used = polder::pages(runs_.used());
-  const PageCount share = std::clamp(PageCount{used.value / kKeptSpansPart / threads},
-                                     backing_.limited() ? PageCount{0} : kFewestKept, kMostKept);
+  const PageCount share = std::clamp(PageCount{used.value / kKeptSpansPart / threads}, kFewestKept, kMostKept);
   const PageCount pages = spans_.keep(pointer, std::max(share, PageCount{used.value / kOneKeptPart / threads}));
   if (pages.value == 0) return spans_.free(pointer);
   while (!kept->empty() && kept->is_full_for(pages, share)) spans_.free_kept(kept->take_oldest());
   kept->put(pointer, pages);
-  if (cache->note_use(pages)) sweep(*cache);
+  if (cache->note_use(PageCount{0})) sweep(*cache);
 }
 
 void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {
@@ -352,9 +353,16 @@ void Heap::sweep(ThreadCache& cache) {
   }
 }
 
-void Heap::flush_all(ThreadCache& cache) {
+// Whether there were any.
+bool Heap::free_kept_spans(ThreadCache& cache) {
   SpanCache* const kept = cache.spans();
-  while (kept != nullptr && !kept->empty()) spans_.free_kept(kept->take_oldest());
+  if (kept == nullptr || kept->empty()) return false;
+  while (!kept->empty()) spans_.free_kept(kept->take_oldest());
+  return true;
+}
+
+void Heap::flush_all(ThreadCache& cache) {
+  free_kept_spans(cache);
   for (std::uint64_t present = cache.present(); present != 0; present &= present - 1) {
     const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
     ThreadCache::Outgoing outgoing;
@@ -378,9 +386,10 @@ unsigned Heap::largest_magazine(SizeClass size_class) const {
   return std::clamp(static_cast<std::uint32_t>(objects / kMagazinePart / threads), info.magazine, info.large_magazine);
 }
 
-bool Heap::give_up_idle() {
+bool Heap::give_up_idle(ThreadCache* cache) {
+  const bool kept = free_kept_spans(*cache);
   const bool waited = empty_quarantine();
-  return give_up_idle_granules().value != 0 || waited;
+  return give_up_idle_granules().value != 0 || waited || kept;
 }
 
 GranuleCount Heap::give_up_idle_granules() {

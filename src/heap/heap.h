@@ -159,13 +159,14 @@ class Heap {
   }
 
   // Up to `wanted` objects, ascending per slab; 0 without memory.
-  unsigned take(SizeClass size_class, void** objects, unsigned wanted);
+  unsigned take(ThreadCache* cache, SizeClass size_class, void** objects, unsigned wanted);
   void give(SizeClass size_class, void* const* objects, unsigned count);
   Slab* create_slab(SizeClass size_class);
   Occupancy slab_occupancy() const;
   GranuleCount release_slabs(Slab* slabs);
-  // Empty slabs and dirty runs; whether there were any.
-  bool give_up_idle();
+  // The spans that the thread keeps, empty slabs and dirty runs; whether there were any.
+  bool give_up_idle(ThreadCache* cache);
+  bool free_kept_spans(ThreadCache& cache);
   GranuleCount give_up_idle_granules();
   // What a hardened heap does in their places.
   void free_hardened(void* pointer);

@@ -87,7 +87,7 @@ void Heap::verify_map_locked() const {
   std::uint64_t slabs[kSizeClassCount + 1] = {};
   std::uint64_t free_objects[kSizeClassCount + 1] = {};
   LargeRuns::Statistics large;
-  Spans::Statistics spans;
+  std::uint64_t span_blocks = 0;
   PageCount dirty_spans;
 
   const std::uint32_t end = map_.ensured().value;
@@ -115,7 +115,8 @@ void Heap::verify_map_locked() const {
                      block);
       }
       POLDER_CHECK(block->first == granule, "granule map does not lead to the block's header", i, block);
-      spans_.verify_locked(*block, spans, dirty_spans);
+      spans_.verify_locked(*block, dirty_spans);
+      ++span_blocks;
       i += kGranulesPerBlock;
       continue;
     }
@@ -143,7 +144,7 @@ void Heap::verify_map_locked() const {
     POLDER_CHECK(free_objects[index] == central.free_objects, "count of free objects is wrong", index,
                  free_objects[index], central.free_objects);
   }
-  spans_.verify_sums_locked(spans, dirty_spans);
+  spans_.verify_sums_locked(span_blocks, dirty_spans);
   const LargeRuns::Statistics counted = large_.statistics_locked();
   POLDER_CHECK(large.runs == counted.runs && large.pages == counted.pages, "count of large runs is wrong", large.runs,
                counted.runs, large.pages.value, counted.pages.value);

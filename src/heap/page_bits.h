@@ -14,11 +14,20 @@ class PageBits {
   static constexpr unsigned kCount = kPagesPerBlock;
 
   bool test(unsigned index) const { return (words_[index / 64] >> (index % 64) & 1) != 0; }
-  void set(unsigned first, unsigned count = 1) {
-    change(first, count, [](std::uint64_t& word, std::uint64_t mask) { word |= mask; });
+  // How many of them were clear (set).
+  unsigned set(unsigned first, unsigned count = 1) {
+    return change(first, count, [](std::uint64_t& word, std::uint64_t mask) {
+      const std::uint64_t changed = mask & ~word;
+      word |= mask;
+      return changed;
+    });
   }
-  void clear(unsigned first, unsigned count = 1) {
-    change(first, count, [](std::uint64_t& word, std::uint64_t mask) { word &= ~mask; });
+  unsigned clear(unsigned first, unsigned count = 1) {
+    return change(first, count, [](std::uint64_t& word, std::uint64_t mask) {
+      const std::uint64_t changed = mask & word;
+      word &= ~mask;
+      return changed;
+    });
   }
 
   // The first set (clear) bit from `from` on, kCount when there is none.
@@ -48,15 +57,17 @@ class PageBits {
   static_assert(kCount % 64 == 0);
 
   template <typename Change>
-  void change(unsigned first, unsigned count, Change apply) {
+  unsigned change(unsigned first, unsigned count, Change apply) {
+    unsigned changed = 0;
     while (count != 0) {
       const unsigned start = first % 64;
       const unsigned length = count < 64 - start ? count : 64 - start;
       const std::uint64_t mask = (length == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << length) - 1) << start;
-      apply(words_[first / 64], mask);
+      changed += static_cast<unsigned>(std::popcount(apply(words_[first / 64], mask)));
       first += length;
       count -= length;
     }
+    return changed;
   }
 
   unsigned next(unsigned from, std::uint64_t flip) const {

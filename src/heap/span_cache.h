@@ -3,7 +3,7 @@
 // locked; touches no span. What it may hold is the heap's to say.
 //
 //   take    the youngest that is long enough and of which at most an eighth would be wasted
-//   ages    a span that no sweep has seen twice is idle
+//   idle    what two sweeps have found here
 #pragma once
 
 #include <array>

@@ -98,7 +98,7 @@ bool Spans::create_block(Place* place) {
   place->first = 0;
   const os::MutexLock lock(mutex_);
   map_.set_header(block->first, kBlockGranules, GranuleKind::span_block, block);
-  ++counts_.blocks;
+  ++blocks_;
   runs_.set_aside({PageBits::kCount});
   for (unsigned granule = 0; granule < kGranulesPerBlock; ++granule) {
     if ((taken->dirty_granules >> granule & 1) == 0) continue;
@@ -131,13 +131,13 @@ void Spans::release_block(SpanBlock* block) {
 // --- pages ------------------------------------------------------------------------------------------------------------
 
 void Spans::set_dirty_locked(SpanBlock& block, const Place& place, Buddy::Contents contents) {
-  const unsigned before = block.dirty.population();
   if (contents == Buddy::Contents::dirty) {
-    block.dirty.set(place.first, place.count);
+    const unsigned more = block.dirty.set(place.first, place.count);
+    if (more != 0) dirty_.fetch_add(more, std::memory_order_relaxed);
   } else {
-    block.dirty.clear(place.first, place.count);
+    const unsigned fewer = block.dirty.clear(place.first, place.count);
+    if (fewer != 0) dirty_.fetch_sub(fewer, std::memory_order_relaxed);
   }
-  dirty_.fetch_add(std::uint64_t{block.dirty.population()} - before, std::memory_order_relaxed);
 }
 
 void Spans::make_busy_locked(const Place& place) {
@@ -161,7 +161,7 @@ SpanBlock* Spans::make_unused_locked(const Place& place, Buddy::Contents content
   }
   unlist_locked(block);
   map_.set_kinds(block.first, kBlockGranules, GranuleKind::retired);
-  --counts_.blocks;
+  --blocks_;
   runs_.put_to_use({PageBits::kCount});
   dirty_.fetch_sub(block.dirty.population(), std::memory_order_relaxed);
   return &block;
@@ -198,12 +198,7 @@ void* Spans::allocate(std::size_t size, RunContents contents) {
     return nullptr;
   }
   if (guards_ != 0) static_cast<void>(backing_.guard(guards_of(place)));
-  {
-    const os::MutexLock lock(mutex_);
-    place.block->set_live(place.first, contents_of(place).count);
-    ++counts_.spans;
-    counts_.pages += run.pages;
-  }
+  place.block->set_live(place.first, contents_of(place).count);
   void* const memory = map_.arena().address(run.first);
   if (contents == RunContents::zero && !backing_.reads_as_zero(run)) std::memset(memory, 0, size);
   return memory;
@@ -236,12 +231,21 @@ std::size_t Spans::usable_size(const char* operation, const void* pointer) const
 }
 
 Spans::Place Spans::take_from_program(void* pointer) {
+  if (reinterpret_cast<std::uintptr_t>(pointer) % kPageSize == 0) {
+    std::atomic<std::uint16_t>& entry = entry_of(pointer);
+    std::uint16_t seen = entry.load(std::memory_order_relaxed);
+    // Of two threads that free it at the same time one finds none.
+    // The kind as in keep().
+    if (SpanBlock::is_in_use(seen) && map_.kind(pointer) == GranuleKind::span_block &&
+        entry.compare_exchange_strong(seen, 0, std::memory_order_relaxed)) {
+      SpanBlock& block = block_of_pointer(pointer);
+      const auto first = static_cast<unsigned>(map_.arena().page_of(pointer).value % kPagesPerBlock);
+      return {&block, first, static_cast<unsigned>(SpanBlock::pages_of(seen).value) + guards_};
+    }
+  }
   const os::MutexLock lock(mutex_);
-  const Place place = require_live_locked("free", pointer);
-  place.block->set_entry(place.first, 0);
-  --counts_.spans;
-  counts_.pages -= PageCount{contents_of(place).count};
-  return place;
+  static_cast<void>(require_live_locked("free", pointer));
+  report_double_free(pointer);
 }
 
 PageCount Spans::keep(void* pointer, PageCount most) {
@@ -249,7 +253,8 @@ PageCount Spans::keep(void* pointer, PageCount most) {
   std::atomic<std::uint16_t>& entry = entry_of(pointer);
   std::uint16_t seen = entry.load(std::memory_order_relaxed);
   const PageCount pages = SpanBlock::pages_of(seen);
-  if (!SpanBlock::is_in_use(seen) || pages > most) return {0};
+  // The kind once more: where it was freed already, with the last of the block, the entry is no entry any more.
+  if (!SpanBlock::is_in_use(seen) || pages > most || map_.kind(pointer) != GranuleKind::span_block) return {0};
   // Of two threads that free it at the same time one finds it kept.
   const auto kept = static_cast<std::uint16_t>(seen | SpanBlock::kKept);
   return entry.compare_exchange_strong(seen, kept, std::memory_order_relaxed) ? pages : PageCount{0};
@@ -321,7 +326,6 @@ bool Spans::resize(void* pointer, std::size_t size) {
       if (change.count < std::max(span.count / kShrinkPart, 1U)) return true;
       block.starts.set(change.first);
       block.set_live(first, wanted);
-      counts_.pages -= PageCount{change.count};
     }
   }
   const bool added = grows && backing_.provide(run_of(change), Occupancy::sparse);
@@ -331,7 +335,6 @@ bool Spans::resize(void* pointer, std::size_t size) {
     if (added) {
       change.block->starts.clear(change.first);
       change.block->set_live(first, wanted);
-      counts_.pages += PageCount{change.count};
     } else {
       // Never the last of the block: the span itself is in it.
       static_cast<void>(make_unused_locked(change, Buddy::Contents::dirty));
@@ -379,11 +382,22 @@ PageCount Spans::purge_dirty(PageCount most) {
 // --- statistics and verification --------------------------------------------------------------------------------------
 
 Spans::Statistics Spans::statistics() const {
+  Statistics found;
   const os::MutexLock lock(mutex_);
-  return counts_;
+  const GranuleId end = map_.ensured();
+  for (GranuleId granule{0}; granule < end; granule = granule + kBlockGranules) {
+    if (map_.kind(granule) != GranuleKind::span_block) continue;
+    const SpanBlock& block = *map_.span_block(granule);
+    for (unsigned page = block.starts.next_set(0); page < PageBits::kCount; page = block.starts.next_set(page + 1)) {
+      const std::uint16_t entry = block.entry(page);
+      found.spans += entry != 0;
+      found.pages += SpanBlock::pages_of(entry);
+    }
+  }
+  return found;
 }
 
-void Spans::verify_locked(const SpanBlock& block, Statistics& found, PageCount& dirty_pages) const {
+void Spans::verify_locked(const SpanBlock& block, PageCount& dirty_pages) const {
   POLDER_CHECK(block.used.contains(block.starts), "span starts out of place", &block, block.first.value);
   POLDER_CHECK(!block.dirty.intersects(block.used), "page is dirty and used", &block, block.first.value);
   POLDER_CHECK(
@@ -393,7 +407,6 @@ void Spans::verify_locked(const SpanBlock& block, Statistics& found, PageCount& 
                "list of blocks is torn", &block, block.list);
   POLDER_CHECK(block.list == 0 || block.next == nullptr || block.next->previous == &block, "list of blocks is torn",
                &block, block.list);
-  ++found.blocks;
   dirty_pages += PageCount{block.dirty.population()};
   for (unsigned page = 0; page < PageBits::kCount; ++page) {
     const std::uint16_t entry = block.entry(page);
@@ -402,15 +415,11 @@ void Spans::verify_locked(const SpanBlock& block, Statistics& found, PageCount& 
     POLDER_CHECK(
         (entry & SpanBlock::kLive) != 0 && block.starts.test(page) && block.length(page) == pages.value + guards_,
         "length of a span is wrong", &block, page, entry);
-    ++found.spans;
-    found.pages += pages;
   }
 }
 
-void Spans::verify_sums_locked(const Statistics& found, PageCount dirty_pages) const {
-  POLDER_CHECK(found.blocks == counts_.blocks, "count of span blocks is wrong", found.blocks, counts_.blocks);
-  POLDER_CHECK(found.spans == counts_.spans && found.pages == counts_.pages, "count of spans is wrong", found.spans,
-               counts_.spans, found.pages.value, counts_.pages.value);
+void Spans::verify_sums_locked(std::uint64_t blocks, PageCount dirty_pages) const {
+  POLDER_CHECK(blocks == blocks_, "count of span blocks is wrong", blocks, blocks_);
   POLDER_CHECK(dirty_pages == dirty(), "count of dirty pages of blocks is wrong", dirty_pages.value, dirty().value);
 }
 

@@ -14,7 +14,7 @@
 //   invariants  spans ⊆ starts ⊆ used; dirty ∩ used = ∅; a block is on the list for its longest gap, on none when it has no gap;
 //               a block without used pages exists only between two calls of one thread
 //   lock        LockRank::large, never held while the backing is called: pages that are about to change hands are busy.
-//               Who holds a pointer to a span reads its length, and has it kept, without
+//               Who holds a pointer to a span reads its length, has it kept and takes it from the program without
 #pragma once
 
 #include <array>
@@ -72,13 +72,13 @@ class Spans final : public FreePages {
   struct Statistics {
     std::uint64_t spans = 0;
     PageCount pages;
-    std::uint64_t blocks = 0;
   };
+  // Looks at every block.
   Statistics statistics() const POLDER_EXCLUDES(mutex_);
 
   // Checks one block, and what all blocks together must give.
-  void verify_locked(const SpanBlock& block, Statistics& found, PageCount& dirty_pages) const POLDER_REQUIRES(mutex_);
-  void verify_sums_locked(const Statistics& found, PageCount dirty_pages) const POLDER_REQUIRES(mutex_);
+  void verify_locked(const SpanBlock& block, PageCount& dirty_pages) const POLDER_REQUIRES(mutex_);
+  void verify_sums_locked(std::uint64_t blocks, PageCount dirty_pages) const POLDER_REQUIRES(mutex_);
 
   os::Mutex& fork_mutex() const POLDER_RETURN_CAPABILITY(mutex_) { return mutex_; }
 
@@ -93,6 +93,7 @@ class Spans final : public FreePages {
   // Of a span: what the program has of it, and what follows that.
   Place contents_of(const Place& span) const { return {span.block, span.first, span.count - guards_}; }
   Run guards_of(const Place& span) const { return run_of({span.block, span.first + span.count - guards_, guards_}); }
+  // Without the lock, unless it is none to be taken.
   Place take_from_program(void* pointer) POLDER_EXCLUDES(mutex_);
   SpanBlock& block_of_pointer(const void* pointer) const;
   // The entry of the span that would start there.
@@ -124,11 +125,11 @@ class Spans final : public FreePages {
   static constexpr unsigned kListCount = kLongestSpan + (PageBits::kCount - kLongestSpan) / kLengthsPerList;
   SpanBlock* lists_[kListCount] POLDER_GUARDED_BY(mutex_) = {};
   PageBits listed_ POLDER_GUARDED_BY(mutex_);
-  Statistics counts_ POLDER_GUARDED_BY(mutex_);
+  std::uint64_t blocks_ POLDER_GUARDED_BY(mutex_) = 0;
   std::atomic<std::uint64_t> dirty_{0};  // pages; atomic: written under the mutex, read without
 };
 
-// The header of a block; guarded by Spans::mutex_.
+// The header of a block; guarded by Spans::mutex_, but for the entries of spans.
 struct SpanBlock {
   SpanBlock* next;
   SpanBlock* previous;

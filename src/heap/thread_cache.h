@@ -12,7 +12,7 @@
 // size class (never used, large run …) exist and always miss. That is the free path's only test of where a pointer leads.
 //
 // A thread that frees objects of a class of which it never allocated one got them from another thread. The first few go
-// into an outgoing buffer and from there to the central list: reused, they would make it write to cache lines that the
+// into an outgoing buffer and from there to the central lists: reused, they would make it write to cache lines that the
 // other thread has neighbours in (E. Berger et al., "Hoard", ASPLOS 2000: passive false sharing).
 //
 //   outgoing        | object | object | null … | null |      pops find null, pushes find it full
@@ -72,7 +72,7 @@ class alignas(64) ThreadCache {
   static ThreadCache* create(MetadataPool& pool);  // null without memory
   void destroy(MetadataPool& pool);                // every magazine is empty
 
-  // Objects that wait to go back to the central list.
+  // Objects that wait to go back to the central lists.
   static constexpr unsigned kFirstCapacity = 7;  // a cache line with the null
   using Outgoing = std::array<void*, kFirstCapacity>;
   // Takes an object of a class that the thread never allocated from; false when it did, when the buffer is full, or

@@ -82,7 +82,8 @@ Errno Converter::adopt_in_child() {
   PageCount resident;
   for (BlockId block{0}; block.value < known.value; ++block) {
     const BlockMode mode = parts_.blocks.mode(block);
-    if (mode == BlockMode::managed || mode == BlockMode::converting) {
+    POLDER_CHECK(mode != BlockMode::converting, "no block is converted while the process forks", block.value);
+    if (mode == BlockMode::managed) {
       const Errno error = parts_.uffd.register_missing(parts_.arena.address(block), kBlockSize);
       if (!error.ok()) return error;
       std::uint64_t present[kWordsPerBlock] = {};

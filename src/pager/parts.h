@@ -34,14 +34,18 @@ struct PagerParts : VmParts {
   Wakeups& wakeups;
 };
 
-// Copies what the budget and the pageblocks know into the statistics: a few stores, from slow paths of any thread.
+// Copies what the budget and the pageblocks know into the statistics, from slow paths of any thread: what has changed, as
+// others' cache lines are dear to write to.
 inline void publish_gauges(const VmParts& parts) {
+  const auto publish = [](std::atomic<std::uint64_t>& gauge, std::uint64_t value) {
+    if (gauge.load(std::memory_order_relaxed) != value) gauge.store(value, std::memory_order_relaxed);
+  };
   StatisticsSegment::Allocation& gauges = parts.statistics->allocation;
-  gauges.charged_bytes.store(bytes(parts.budget.charged()), std::memory_order_relaxed);
-  gauges.peak_charged_bytes.store(bytes(parts.budget.peak()), std::memory_order_relaxed);
-  gauges.metadata_bytes.store(bytes(parts.budget.metadata()), std::memory_order_relaxed);
-  gauges.native_blocks.store(parts.blocks.native_blocks().value, std::memory_order_relaxed);
-  gauges.managed_blocks.store(parts.blocks.managed_blocks().value, std::memory_order_relaxed);
+  publish(gauges.charged_bytes, bytes(parts.budget.charged()));
+  publish(gauges.peak_charged_bytes, bytes(parts.budget.peak()));
+  publish(gauges.metadata_bytes, bytes(parts.budget.metadata()));
+  publish(gauges.native_blocks, parts.blocks.native_blocks().value);
+  publish(gauges.managed_blocks, parts.blocks.managed_blocks().value);
 }
 
 }  // namespace polder

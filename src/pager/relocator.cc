@@ -37,13 +37,14 @@ bool Relocator::open(os::Userfaultfd& mover) {
   return error.ok();
 }
 
-// Empty at the end when there are none. Of pages that are the caller's alone; of managed blocks, of which nothing is moved,
-// what was true last, of blocks that are not even described nothing.
+// Of native blocks; empty at the end when there are none. Of pages that are the caller's alone.
 Run Relocator::first_resident(Run run) const {
   for (PageId page = run.first; page < run.end() && parts_.blocks.known(block_of(page));) {
     const Run piece{page, std::min(run.end() - page, to_block_end(page))};
-    const Run resident = parts_.blocks.native_pages(block_of(page)).first_resident(piece);
-    if (resident.pages.value != 0) return resident;
+    if (parts_.blocks.mode(block_of(page)) == BlockMode::native) {
+      const Run resident = parts_.blocks.native_pages(block_of(page)).first_resident(piece);
+      if (resident.pages.value != 0) return resident;
+    }
     page = piece.end();
   }
   return {run.end(), {0}};

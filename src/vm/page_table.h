@@ -107,7 +107,7 @@ class PageTable {
   // and returns false. Asserts that the table allows the step.
   bool transition(PageId page, PageWord& expected, PageWord desired);
 
-  // For a page that only the caller can reach (a block in conversion).
+  // For a page that nobody else changes: of a block in conversion, of a forked child that has no pager yet, a guard.
   void set_unshared(PageId page, PageWord desired);
 
  private:

@@ -127,6 +127,19 @@ TEST_F(CentralsTest, MoreProcessorsThanLists) {
   heap_.expect_empty();
 }
 
+// Its main thread may run on the first only: then that is all the process has, until a thread comes to another.
+TEST_F(CentralsTest, ProcessorsBeyondTheMainThreads) {
+  processors = 1;
+  const Cache other_thread(heap_);
+  void* const first = allocate_on(3);
+  for (unsigned i = 1; i < info_of(kClass).capacity / 2; ++i) static_cast<void>(allocate_on(3));
+  std::vector<void*> all;
+  for (unsigned i = 0; i < info_of(kClass).capacity; ++i) all.push_back(allocate_on(2));
+  for (std::size_t i = 0; i + 1 < all.size(); i += 2) free_on(0, all[i]);
+  heap_->verify();
+  static_cast<void>(first);
+}
+
 TEST_F(CentralsTest, AProcessorThatCameLater) {
   processors = 2;
   const Cache other_thread(heap_);

@@ -486,7 +486,6 @@ TEST_F(HeapTest, MagazinesThatAreFullAndEmptyInTurnGrow) {
   heap_.expect_empty();
 }
 
-// Below, a huge page that is not full would be much of what the heap has.
 // A few objects that a thread keeps of a class may be the last of as many slabs: who goes on with other objects gives them
 // back before there is much more memory, small or large as these objects are.
 TEST_F(HeapTest, IdleMagazinesAreFoundBeforeTheHeapHasGrown) {
@@ -506,6 +505,7 @@ TEST_F(HeapTest, IdleMagazinesAreFoundBeforeTheHeapHasGrown) {
   for (void* const object : objects) heap_->free(cache, object);
 }
 
+// Below, a huge page that is not full would be much of what the heap has.
 TEST(Heap, SlabsOfALargeHeapAreDense) {
   for (const Hardening hardening : {Hardening::off, Hardening::on}) {
     HeapInstance heap(512 * kMiB, FakeBacking::Memory::none, os::monotonic_ns, hardening);

@@ -264,7 +264,20 @@ TEST_F(KeptSpansTest, AreFew) {
   EXPECT_EQ(pages_in_use(), all - 100);
 }
 
-TEST_F(KeptSpansTest, OfAHeapWithALimitAreAShare) {
+TEST_F(KeptSpansTest, MakeRoomBeforeNull) {
+  const Cache cache(heap_);
+  heap_.backing().set_capacity(200);
+  heap_->free(cache, allocate(cache, 16));
+  char* const all = allocate(cache, 128);
+  char* const rest = allocate(cache, 70);
+  EXPECT_NE(all, nullptr);
+  EXPECT_NE(rest, nullptr);
+  heap_->free(cache, rest);
+  heap_->free(cache, allocate(cache, 16));
+  for (int i = 0; i < 16; ++i) EXPECT_NE(heap_->allocate(cache, 16'000), nullptr);
+}
+
+TEST_F(KeptSpansTest, OfAHeapWithALimitAreNone) {
   heap_.backing().set_limited(true);
   const Cache cache(heap_);
   heap_->free(cache, allocate(cache, 10));
