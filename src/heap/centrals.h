@@ -9,7 +9,7 @@
 // Measured on two processors, at the same peak of memory: larson 14.3 ns an operation in place of 18.5, replace_threads 24.1
 // in place of 24.4 to 21.7 in place of 26.2.
 //
-// Source: the arenas of E. Berger et al., "Hoard" (ASPLOS 2000), without a bound on what a list may hold.
+// Source: the per-processor heaps of E. Berger et al., "Hoard" (ASPLOS 2000), without a bound on what a list may hold.
 #pragma once
 
 #include <array>

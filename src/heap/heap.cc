@@ -59,6 +59,8 @@ void* Heap::allocate_slow(ThreadCache* cache, std::size_t size) {
 
 void* Heap::allocate_large(ThreadCache* cache, std::size_t size, std::size_t alignment, RunContents contents,
                            Buddy::Fit fit) {
+  // A limit may have been set since they were kept: what they hold may be in swap by now, or lost.
+  if (cache->spans() != nullptr && backing_.limited()) free_kept_spans(*cache);
   if (alignment <= Spans::kAlignment && cache->spans() != nullptr) {
     if (void* const span = cache->spans()->take(pages_up(size)); span != nullptr) {
       spans_.reuse(span);

@@ -284,6 +284,15 @@ TEST_F(KeptSpansTest, OfAHeapWithALimitAreNone) {
   EXPECT_EQ(pages_in_use(), 0U);
 }
 
+TEST_F(KeptSpansTest, FromBeforeALimitWasSetAreNotReused) {
+  const Cache cache(heap_);
+  heap_->free(cache, allocate(cache, 10));
+  EXPECT_EQ(pages_in_use(), 10U);
+  heap_.backing().set_limited(true);
+  static_cast<void>(allocate(cache, 12));
+  EXPECT_EQ(pages_in_use(), 12U);
+}
+
 TEST_F(KeptSpansTest, GoBackWhenTheThreadGoesOnWithOthers) {
   const Cache cache(heap_);
   heap_->free(cache, allocate(cache, 16));
