@@ -19,21 +19,6 @@ void TwoListLru::push_head_locked(std::uint32_t folio, ListName name) {
   ++list.length;
 }
 
-void TwoListLru::push_tail_locked(std::uint32_t folio, ListName name) {
-  Node& node = nodes_[folio];
-  List& list = lists_[name];
-  node.list = name;
-  node.next = 0;
-  node.previous = list.tail;
-  if (list.tail != 0) {
-    nodes_[list.tail - 1].next = folio + 1;
-  } else {
-    list.head = folio + 1;
-  }
-  list.tail = folio + 1;
-  ++list.length;
-}
-
 void TwoListLru::remove_locked(std::uint32_t folio) {
   Node& node = nodes_[folio];
   List& list = lists_[node.list];

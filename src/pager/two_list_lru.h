@@ -46,7 +46,6 @@ class TwoListLru final : public Policy {
   };
 
   void push_head_locked(std::uint32_t folio, ListName list) POLDER_REQUIRES(mutex_);
-  void push_tail_locked(std::uint32_t folio, ListName list) POLDER_REQUIRES(mutex_);
   void remove_locked(std::uint32_t folio) POLDER_REQUIRES(mutex_);
   void balance_locked() POLDER_REQUIRES(mutex_);
   bool refaulted_early_locked(const Node& node) const POLDER_REQUIRES(mutex_);

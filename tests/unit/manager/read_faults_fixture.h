@@ -10,8 +10,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <random>
+#include <string_view>
 #include <vector>
 
+#include "base/message.h"
 #include "unit/manager/manager_fixture.h"
 #include "unit/manager/swap_damage.h"
 
@@ -91,6 +94,11 @@ class ReadFaultsTest : public ManagerFixture {
     ManagerFixture::SetUp();
     if (IsSkipped()) return;
     std::signal(SIGBUS, on_bus);
+    // Thousands of pages are lost on purpose; what else is said is wanted.
+    set_message_sink([](const char* text, std::size_t length) {
+      if (std::string_view(text, length).find(" is lost: ") != std::string_view::npos) return;
+      [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, text, length);
+    });
     start(kLimit);
   }
   void TearDown() override {
@@ -141,15 +149,23 @@ class ReadFaultsTest : public ManagerFixture {
     const PageWord word = word_of(victims_, 0);
     ASSERT_TRUE(swap_.open_file_of(manager_->pager().store(), Location::from_bits(word.location())));
   }
+  // Touches the others until nothing else stays in memory: what was stored once has a copy from then on, and nobody
+  // touches the victims. In another order each time: memory that is read round and round is best served by keeping a part
+  // of it, always the same, and the policy does.
   void store_everything() {
+    std::vector<std::size_t> folios;
+    for (std::size_t first = 0; first < others_.pages.value; first += kPagesPerFolio) folios.push_back(first);
+    std::mt19937 random(1);
     for (int pass = 0;; ++pass) {
-      ASSERT_LT(pass, 200) << "pages stay dirty";
-      ASSERT_EQ(victims_.count(Seen::right), victims_.pages.value);
-      ASSERT_EQ(others_.count(Seen::right), others_.pages.value);
+      ASSERT_LT(pass, 100) << "pages stay in memory";
+      for (const std::size_t first : folios) {
+        for (std::size_t i = first; i < first + kPagesPerFolio; ++i) ASSERT_EQ(others_.look(i), Seen::right) << i;
+      }
       if (all_of(victims_, [this](std::size_t i) { return is_stored(victims_, i); }) &&
           all_of(others_, [this](std::size_t i) { return has_stored_copy(others_, i); })) {
         break;
       }
+      std::shuffle(folios.begin(), folios.end(), random);
     }
     written_ = manager_->statistics().reclaim.bytes_written.load();
   }

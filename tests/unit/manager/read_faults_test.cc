@@ -161,7 +161,7 @@ TEST_P(ReadFaultsTest, ALostPageThatIsDiscardedIsAsGoodAsNew) {
 }
 
 TEST_P(ReadFaultsTest, MemoryWithLostPagesIsUsableAgainOnceFreed) {
-  constexpr PageCount kSlack{16};
+  constexpr PageCount kSlack{64};  // staging grows where the disk is slow; a round loses 256 pages
   PageCount charged;
   for (std::uint64_t round = 0; round < 4; ++round) {
     prepare(kMiB, 24 * kMiB);
