@@ -1,7 +1,7 @@
 // Size classes: the object sizes that slabs are cut into. Everything here is computed by the compiler and its invariants
 // are asserted below the tables.
 //
-//   sizes       16, 32 … 128 in steps of 16, four steps per doubling up to 1 KiB (at most 25 % apart), eight up to 16 KiB
+//   sizes       16, 32 … 128 in steps of 16, four steps per doubling up to 1 KiB (at most 25 % apart), eight up to 8 KiB
 //               (12.5 %). A class more costs half a slab and what every thread keeps of it; one less costs an eighth of
 //               the objects of its size. Peak memory over the suite, against eight steps everywhere: four up to 1 KiB
 //               0.989 (sh8 0.91, larson 0.94, mstress 0.94; redis 1.025, replace_1m 1.03), four everywhere 0.987 but
@@ -9,7 +9,9 @@
 //               neighbours fill: replace_100k 1.09, since what lies in the neighbours stays there. One more class 1/32
 //               above each power of two from 1 KiB on: sqlite 0.96, calloc 1.02, sh6 1.01.
 //               Two classes beside the steps are for entries of page caches, a page and what the cache knows of it, which
-//               can be most of a database's memory: 1,040 and 4,368 bytes of SQLite's (its peak 0.94)
+//               can be most of a database's memory: 1,040 and 4,368 bytes of SQLite's (its peak 0.94).
+//               What is larger is whole pages of a block's (spans.h): as slabs up to 16 KiB, which keep what is free of
+//               them, calloc peaked at 1.07, the suite at 1.005, and took 0.98 of the time
 //   alignment   every size is a multiple of 16; objects start at multiples of their size from a slab that is aligned to
 //               its own length, so an object is aligned to every power of two that divides its size
 //   slabs       one granule (32 KiB), or more where objects would leave a 24th of the pages they cover unused, or more than
@@ -31,8 +33,8 @@
 namespace polder {
 
 inline constexpr std::size_t kSmallestObject = 16;
-inline constexpr std::size_t kLargestSmall = std::size_t{16} << 10;
-inline constexpr unsigned kSizeClassCount = 54;
+inline constexpr std::size_t kLargestSmall = std::size_t{8} << 10;
+inline constexpr unsigned kSizeClassCount = 46;
 
 // Index of a class, 1 … kSizeClassCount. 0 means "no class".
 struct SizeClass {

@@ -1,4 +1,4 @@
-// Spans: allocations of more than 16 KiB up to 512 KiB, cut page by page out of shared pageblocks. Larger ones are runs of
+// Spans: allocations of more than 8 KiB up to 512 KiB, cut page by page out of shared pageblocks. Larger ones are runs of
 // their own (large.h): what those waste at their end, up to 7 pages, would be too much of these.
 //
 //   choice      the block whose longest gap is the shortest that is long enough, in it the shortest such gap: full blocks

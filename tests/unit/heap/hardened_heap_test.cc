@@ -36,7 +36,7 @@ class HardenedHeapTest : public testing::Test {
 using HardenedHeapDeathTest = HardenedHeapTest;
 
 TEST_F(HardenedHeapTest, FreedObjectsAreZeroAndDoNotComeBackAtOnce) {
-  for (const std::size_t size : {16UL, 100UL, 5000UL, 16384UL}) {
+  for (const std::size_t size : {std::size_t{16}, std::size_t{100}, std::size_t{5000}, kLargestSmall}) {
     std::set<char*> freed;
     for (int i = 0; i < 20; ++i) freed.insert(allocate(size));
     for (char* const memory : freed) heap_->free(cache_, memory);
@@ -48,12 +48,12 @@ TEST_F(HardenedHeapTest, FreedObjectsAreZeroAndDoNotComeBackAtOnce) {
 }
 
 TEST_F(HardenedHeapTest, WholePagesAreClearedByTheBacking) {
-  char* const memory = allocate(16384);
+  char* const memory = allocate(kLargestSmall);
   heap_->free(cache_, memory);
-  EXPECT_EQ(heap_.backing().zeroed(), 4U);
+  EXPECT_EQ(heap_.backing().zeroed(), pages_up(kLargestSmall).value);
   char* const small = allocate(1000);
   heap_->free(cache_, small);
-  EXPECT_EQ(heap_.backing().zeroed(), 4U);
+  EXPECT_EQ(heap_.backing().zeroed(), pages_up(kLargestSmall).value);
 }
 
 TEST_F(HardenedHeapTest, NoObjectReachesTheLastPageOfItsSlab) {
@@ -225,7 +225,7 @@ TEST_F(HardenedHeapDeathTest, WhatWouldReachTheGuardIsNoObject) {
 }
 
 TEST_F(HardenedHeapDeathTest, WritesAfterFreeAreNamed) {
-  for (const std::size_t size : {16UL, 1000UL, 16'000UL}) {
+  for (const std::size_t size : {std::size_t{16}, std::size_t{1000}, kLargestSmall - 192}) {
     char* const memory = allocate(size);
     heap_->free(cache_, memory);
     EXPECT_DEATH(
