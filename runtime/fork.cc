@@ -10,6 +10,7 @@
 
 #include "base/check.h"
 #include "runtime/instance.h"
+#include "runtime/thread_state.h"
 
 // glibc's, exported for those who write streams of their own (libio/iolibio.h, libio/libioP.h).
 extern "C" {
@@ -114,7 +115,7 @@ void after_fork_in_parent() {
 }
 
 void after_fork_in_child() {
-  running_manager().fork_child();
+  running_manager().fork_child(present_cache());
   _IO_list_resetlock();
 }
 

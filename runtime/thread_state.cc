@@ -89,6 +89,11 @@ ThreadCache* own_cache() {
   return state.cache;
 }
 
+ThreadCache* present_cache() {
+  const ThreadState& state = thread_state;
+  return state.unevictable != 0 ? state.set_aside : state.cache;
+}
+
 void prepare_thread_exit() {
   const ThreadState& state = thread_state;
   constructed = true;

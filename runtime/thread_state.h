@@ -33,6 +33,9 @@ POLDER_THREAD_LOCAL extern constinit thread_local ThreadState thread_state;
 // an UnevictableScope, and when there is no memory for one. Starts the library if need be. Preserves errno.
 ThreadCache* own_cache();
 
+// The thread's cache if it has one by now, also where an UnevictableScope hides it; ThreadCache::empty() otherwise.
+ThreadCache* present_cache();
+
 // From the constructor on the main thread's exit works like any other's: its cache may be older than the C library's
 // readiness for that.
 void prepare_thread_exit();

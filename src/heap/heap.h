@@ -116,10 +116,11 @@ class Heap {
   GranuleCount trim(ThreadCache* cache = ThreadCache::empty());
 
   // Around fork: takes every lock of the heap in rank order; those of the vm layer come after it and are the caller's
-  // affair. In the child the caller's thread is the only one; what other threads had in their caches is lost to it.
+  // affair. In the child the caller's thread is the only one, and its cache, if it has any, the `survivor`; what other
+  // threads had in theirs, perhaps half-way in or out, is lost to it.
   void lock_for_fork() POLDER_NO_THREAD_SAFETY_ANALYSIS;
   void unlock_after_fork_parent() POLDER_NO_THREAD_SAFETY_ANALYSIS;
-  void reset_after_fork_child() POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  void reset_after_fork_child(ThreadCache* survivor) POLDER_NO_THREAD_SAFETY_ANALYSIS;
 
   struct ClassStatistics {
     std::size_t object_size = 0;

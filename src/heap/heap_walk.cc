@@ -28,13 +28,18 @@ void Heap::lock_for_fork() { lock_own(); }
 
 void Heap::unlock_after_fork_parent() { unlock_own(); }
 
-void Heap::reset_after_fork_child() {
+void Heap::reset_after_fork_child(ThreadCache* survivor) {
   map_.fork_mutex().reset_in_child();
   spans_.fork_mutex().reset_in_child();
   large_.fork_mutex().reset_in_child();
   quarantine_.fork_mutex().reset_in_child();
   centrals_.reset_in_child();
   caches_mutex_.reset_in_child();
+  // The others are nobody's: neither counted, nor a reason to share what there is.
+  caches_ = survivor == ThreadCache::empty() ? nullptr : survivor;
+  if (caches_ != nullptr) caches_->next_ = caches_->previous_ = nullptr;
+  cache_count_.store(caches_ != nullptr ? 1 : 0, std::memory_order_relaxed);
+  centrals_.set_shared(false);
   if (hardening_ == Hardening::on) seed();
 }
 

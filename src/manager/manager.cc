@@ -138,11 +138,11 @@ void Manager::fork_parent() {
   pager_.fork_parent();
 }
 
-void Manager::fork_child() {
+void Manager::fork_child(ThreadCache* survivor) {
   pool_.fork_mutex().reset_in_child();
   pager_.blocks().mutex().reset_in_child();
   buddy_.fork_mutex().reset_in_child();
-  heap_.reset_after_fork_child();
+  heap_.reset_after_fork_child(survivor);
   // The supervisor's segment counts one process, and that is the parent.
   if (statistics_ != &private_statistics_) {
     statistics_ = &private_statistics_;

@@ -65,10 +65,11 @@ class Manager {
   // The program drops the contents of whole pages of heap memory it goes on using: they read as zero at the next touch.
   void program_discard(void* address, std::size_t size);
 
-  // Around fork(2), on the forking thread: prepare first, then one of the others.
+  // Around fork(2), on the forking thread: prepare first, then one of the others; the child's with the thread's cache,
+  // ThreadCache::empty() where it has none.
   void fork_prepare() POLDER_NO_THREAD_SAFETY_ANALYSIS;
   void fork_parent() POLDER_NO_THREAD_SAFETY_ANALYSIS;
-  void fork_child() POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  void fork_child(ThreadCache* survivor) POLDER_NO_THREAD_SAFETY_ANALYSIS;
 
   // Walks everything that can be walked while other threads run, and checks the invariants.
   void verify();

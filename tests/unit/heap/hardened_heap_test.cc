@@ -185,7 +185,7 @@ TEST_F(HardenedHeapTest, AForkedChildChoosesOtherPlaces) {
   const pid_t child = fork();
   std::array<void*, 16> mine;
   if (child == 0) {
-    heap_->reset_after_fork_child();
+    heap_->reset_after_fork_child(cache_);
     for (void*& object : mine) object = heap_->allocate(cache_, 64);
     _exit(write(ends[1], mine.data(), sizeof mine) == sizeof mine ? 0 : 1);
   }

@@ -178,7 +178,10 @@ TEST(HeapThreads, ForkWhileOthersAllocate) {
         alarm(60);
         heap.pool().fork_mutex().reset_in_child();
         heap.buddy().fork_mutex().reset_in_child();
-        heap->reset_after_fork_child();
+        heap->reset_after_fork_child(cache);
+        Heap::Statistics statistics;
+        heap->statistics(statistics);
+        if (statistics.thread_caches != 1) _exit(2);
         for (Object* const object : mine) {
           if (!is_filled(object->bytes, object->size, object->seed)) _exit(1);
           heap->free(cache, object);

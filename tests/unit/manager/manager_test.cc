@@ -401,7 +401,7 @@ TEST_P(ManagerTest, AChildReadsWhatWasEvictedAndWritesItsOwn) {
     manager_->fork_prepare();
     const pid_t child = test::fork_while_others_sleep();
     if (child == 0) {
-      manager_->fork_child();
+      manager_->fork_child(cache_);
       int wrong = 0;
       std::mt19937 random(static_cast<unsigned>(round));
       for (int i = 0; i < 3000; ++i) {

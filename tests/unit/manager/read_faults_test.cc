@@ -216,7 +216,7 @@ TEST_P(ReadFaultsTest, AForkedChildMeetsTheSameLossesAsItsParent) {
   const pid_t child = test::fork_while_others_sleep();
   if (child == 0) {
     alarm(kWatchdogSeconds);
-    manager_->fork_child();
+    manager_->fork_child(cache_);
     _exit(as_expected() ? 0 : 1);
   }
   manager_->fork_parent();
