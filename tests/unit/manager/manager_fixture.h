@@ -17,7 +17,7 @@
 namespace polder {
 
 inline constexpr std::size_t kMiB = std::size_t{1} << 20;
-inline constexpr unsigned kWatchdogSeconds = 200;
+inline constexpr unsigned kWatchdogSeconds = 400;
 
 class ManagerFixture : public ::testing::TestWithParam<os::IoBackend> {
  protected:
@@ -56,7 +56,7 @@ class ManagerFixture : public ::testing::TestWithParam<os::IoBackend> {
 
  private:
   static void on_alarm(int /*signal*/) {
-    constexpr char kText[] = "a thread still waits, after 200 seconds\n";
+    constexpr char kText[] = "a thread still waits, after 400 seconds\n";
     [[maybe_unused]] const ssize_t written = write(STDERR_FILENO, kText, sizeof kText - 1);
     abort();
   }
