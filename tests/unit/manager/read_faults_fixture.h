@@ -156,6 +156,7 @@ class ReadFaultsTest : public ManagerFixture {
     std::vector<std::size_t> folios;
     for (std::size_t first = 0; first < others_.pages.value; first += kPagesPerFolio) folios.push_back(first);
     std::mt19937 random(1);
+    ASSERT_EQ(victims_.count(Seen::right), victims_.pages.value);
     for (int pass = 0;; ++pass) {
       ASSERT_LT(pass, 100) << "pages stay in memory";
       for (const std::size_t first : folios) {
