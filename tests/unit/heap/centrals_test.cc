@@ -43,7 +43,7 @@ class CentralsTest : public testing::Test {
 
   HeapInstance heap_{std::size_t{64} << 20,
                      FakeBacking::Memory::none,
-                     os::monotonic_ns,
+                     frozen_clock,
                      Hardening::off,
                      {.limit = [] { return processors; }, .current = [] { return processor; }}};
 };

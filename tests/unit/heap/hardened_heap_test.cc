@@ -30,7 +30,7 @@ class HardenedHeapTest : public testing::Test {
   PageId page_after(const char* memory) { return heap_.arena().page_of(memory + heap_->usable_size(memory)); }
   bool is_guard(const char* memory) { return heap_.backing().is_guard(heap_.arena().page_of(memory)); }
 
-  HeapInstance heap_{256 * kMiB, FakeBacking::Memory::real, os::monotonic_ns, Hardening::on};
+  HeapInstance heap_{256 * kMiB, FakeBacking::Memory::real, frozen_clock, Hardening::on};
   Cache cache_{heap_};
 };
 using HardenedHeapDeathTest = HardenedHeapTest;
@@ -116,7 +116,7 @@ TEST_F(HardenedHeapTest, LargeRunsGrowShrinkAndMoveWithTheirGuard) {
 TEST_F(HardenedHeapTest, PlacesAreRandom) {
   std::set<std::size_t> first;
   for (int round = 0; round < 40; ++round) {
-    HeapInstance heap{64 * kMiB, FakeBacking::Memory::real, os::monotonic_ns, Hardening::on};
+    HeapInstance heap{64 * kMiB, FakeBacking::Memory::real, frozen_clock, Hardening::on};
     auto* const memory = static_cast<char*>(heap->allocate(ThreadCache::empty(), 1024));
     first.insert(static_cast<std::size_t>(memory - heap.arena().base()));
   }

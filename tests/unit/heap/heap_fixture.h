@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 #include "heap/heap.h"
@@ -23,12 +24,15 @@ inline constexpr Processors kHopping{.limit = [] { return 5U; },
                                            return hops++ * 7;
                                          }};
 
+// No time passes: nothing decays, however slow the machine is.
+inline std::uint64_t frozen_clock() { return 1; }
+
 class HeapInstance {
  public:
   static constexpr std::size_t kPoolSize = std::size_t{32} << 20;
 
   explicit HeapInstance(std::size_t arena_size, FakeBacking::Memory memory = FakeBacking::Memory::real,
-                        RunSource::Clock clock = os::monotonic_ns, Hardening hardening = Hardening::off,
+                        RunSource::Clock clock = frozen_clock, Hardening hardening = Hardening::off,
                         const Processors& processors = {}) {
     EXPECT_TRUE(arena_.reserve(arena_size, arena_size, layout).ok());
     space_ = std::make_unique<MetadataSpace>(arena_.metadata(), arena_.metadata_size());

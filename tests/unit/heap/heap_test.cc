@@ -508,7 +508,7 @@ TEST_F(HeapTest, IdleMagazinesAreFoundBeforeTheHeapHasGrown) {
 // Below, a huge page that is not full would be much of what the heap has.
 TEST(Heap, SlabsOfALargeHeapAreDense) {
   for (const Hardening hardening : {Hardening::off, Hardening::on}) {
-    HeapInstance heap(512 * kMiB, FakeBacking::Memory::none, os::monotonic_ns, hardening);
+    HeapInstance heap(512 * kMiB, FakeBacking::Memory::none, frozen_clock, hardening);
     ThreadCache* const empty = ThreadCache::empty();
     std::vector<void*> objects;
     const auto allocate = [&](std::size_t size, std::size_t bytes) {

@@ -29,7 +29,7 @@ TEST(RunSource, WhatIsDirtyStaysBelowWhatIsInUse) {
 }
 
 TEST(RunSource, WhatIsResidentStaysNearTheMostThatWasInUse) {
-  HeapInstance heap(1024 * kMiB, FakeBacking::Memory::none, [] { return std::uint64_t{1}; });
+  HeapInstance heap(1024 * kMiB, FakeBacking::Memory::none);
   ThreadCache* const none = ThreadCache::empty();
   // Each time of a length that does not fit where the last one was.
   std::size_t most = 0;
@@ -64,7 +64,7 @@ class Pieces {
 };
 
 TEST(RunSource, DirtyPiecesFillWhatTheyAreTooSmallFor) {
-  HeapInstance heap(256 * kMiB, FakeBacking::Memory::real, [] { return std::uint64_t{1}; });
+  HeapInstance heap(256 * kMiB, FakeBacking::Memory::real);
   ThreadCache* const none = ThreadCache::empty();
   {
     const Pieces pieces(heap);
