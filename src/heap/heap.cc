@@ -16,9 +16,10 @@ namespace {
 // anyway. (Measured: 1/64 for each of eight threads, 1.035 of the peak and 0.87 of the time.)
 constexpr std::uint64_t kMagazinePart = 64;
 
-// What the threads together may keep of spans, as a part of what is in use, and each at least and at most; and what each of
-// them may keep if it is only one.
+// What the threads together may keep of spans, as a part of what is in use and of what purging that takes too long leaves,
+// and each at least and at most; and what each of them may keep if it is only one.
 constexpr std::uint64_t kKeptSpansPart = 256;
+constexpr std::uint64_t kKeptSlackPart = 2;
 constexpr std::uint64_t kOneKeptPart = 8;
 constexpr PageCount kFewestKept{(std::size_t{64} << 10) / kPageSize};
 constexpr PageCount kMostKept{(std::size_t{1} << 20) / kPageSize};
@@ -59,8 +60,8 @@ void* Heap::allocate_slow(ThreadCache* cache, std::size_t size) {
 
 void* Heap::allocate_large(ThreadCache* cache, std::size_t size, std::size_t alignment, RunContents contents,
                            Buddy::Fit fit) {
-  // A limit may have been set since they were kept: what they hold may be in swap by now, or lost.
-  if (cache->spans() != nullptr && backing_.limited()) free_kept_spans(*cache);
+  // Pages may have been evicted since they were kept: what they hold may be in swap by now, or lost.
+  if (cache->spans() != nullptr && backing_.under_pressure()) free_kept_spans(*cache);
   if (alignment <= Spans::kAlignment && cache->spans() != nullptr) {
     if (void* const span = cache->spans()->take(pages_up(size)); span != nullptr) {
       spans_.reuse(span);
@@ -183,13 +184,14 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
 }
 
 void Heap::free_span(ThreadCache* cache, void* pointer) {
-  // Under a limit what nobody needs must not be paid for, nor go to swap and come back.
-  const bool keeps = cache != ThreadCache::empty() && !backing_.limited();
+  // Where pages are evicted, what nobody needs must not be paid for, nor go to swap and come back.
+  const bool keeps = cache != ThreadCache::empty() && !backing_.under_pressure();
   SpanCache* const kept = keeps ? cache->create_spans(pool_) : nullptr;
   if (kept == nullptr) return spans_.free(pointer);
   const std::uint64_t threads = std::max<std::uint64_t>(1, cache_count_.load(std::memory_order_relaxed));
   const PageCount used = polder::pages(runs_.used());
-  const PageCount share = std::clamp(PageCount{used.value / kKeptSpansPart / threads}, kFewestKept, kMostKept);
+  const std::uint64_t all = used.value / kKeptSpansPart + polder::pages(runs_.slack()).value / kKeptSlackPart;
+  const PageCount share = std::clamp(PageCount{all / threads}, kFewestKept, kMostKept);
   const PageCount pages = spans_.keep(pointer, std::max(share, PageCount{used.value / kOneKeptPart / threads}));
   if (pages.value == 0) return spans_.free(pointer);
   while (!kept->empty() && kept->is_full_for(pages, share)) spans_.free_kept(kept->take_oldest());
@@ -198,7 +200,7 @@ void Heap::free_span(ThreadCache* cache, void* pointer) {
 }
 
 void Heap::give(SizeClass size_class, void* const* objects, unsigned count) {
-  const auto spare = backing_.limited() ? Central::Spare::none : Central::Spare::cheap;
+  const auto spare = backing_.under_pressure() ? Central::Spare::none : Central::Spare::cheap;
   Slab* const empty = centrals_.give(size_class, objects, count, spare);
   if (empty != nullptr) {
     release_slabs(empty);
@@ -382,7 +384,7 @@ void Heap::flush_all(ThreadCache& cache) {
 unsigned Heap::largest_magazine(SizeClass size_class) const {
   if (hardening_ == Hardening::on) return 0;
   const SizeClassInfo& info = info_of(size_class);
-  if (backing_.limited()) return info.magazine;
+  if (backing_.under_pressure()) return info.magazine;
   const std::uint64_t objects = centrals_.estimated_slabs(size_class) * info.capacity;
   const std::uint64_t threads = std::max<std::uint64_t>(1, cache_count_.load(std::memory_order_relaxed));
   return std::clamp(static_cast<std::uint32_t>(objects / kMagazinePart / threads), info.magazine, info.large_magazine);

@@ -5,6 +5,8 @@
 //          at most three of the largest and an eighth above, since pieces smaller than what is wanted are of no use; what is
 //          dirty alone stays below what is in use, or 128 MiB. Whoever allocates or frees beyond that purges. The highest
 //          tide sinks with time
+//   slack  where purging small pieces takes more than a twentieth of the time, the bound is higher by up to 4 MiB; it sinks
+//          with time too
 //   fill   where what is dirty is of no use because it lies in pieces, its pages move into the new run that is wanted
 //   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
@@ -62,6 +64,9 @@ class RunSource final : public FreePages {
   // Taken and not given back, less what is set aside of it.
   GranuleCount used() const;
 
+  // What of memory that nobody needs may stay because giving it back took too much time of late.
+  GranuleCount slack() const { return {slack_.load(std::memory_order_relaxed)}; }
+
   // Of everything that is dirty. Purges the highest run first: it is what would be used last.
   PageCount dirty() const override;
   PageCount purge_dirty(PageCount most) override;
@@ -69,8 +74,14 @@ class RunSource final : public FreePages {
   GranuleCount purge_all();
 
  private:
-  GranuleCount purge_down_to(GranuleCount target);
+  struct Purged {
+    GranuleCount granules;
+    std::uint64_t calls;
+  };
+
+  Purged purge_down_to(GranuleCount target);
   bool keep_bound(GranuleCount used, GranuleCount dirty);
+  void note_purging(std::uint64_t ns);
   bool fill_untouched(Run run);
 
   class DirtyFree;
@@ -86,6 +97,8 @@ class RunSource final : public FreePages {
   std::atomic<std::uint64_t> highest_{0};       // in use since long
   std::atomic<std::uint64_t> largest_{0};       // run that was taken of late
   std::atomic<std::uint64_t> lowest_{0};        // dirty since the tides were looked at
+  std::atomic<std::uint64_t> slack_{1};         // beyond the highest tide
+  std::atomic<std::uint64_t> purging_ns_{0};    // since the tides were looked at
   std::atomic<std::uint64_t> next_tide_ns_{0};  // whoever moves it on looks
   std::atomic<std::uint32_t> fill_pause_{0};    // calls in which filling is not tried, since it failed
 };

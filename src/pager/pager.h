@@ -87,6 +87,7 @@ class Pager final : public PressureRelief {
 
   // PressureRelief
   void relieve() override;
+  bool was_needed() const override { return phase_.load(std::memory_order_acquire) != kIdle; }
   bool make_room(PageCount pages) override;
   PageCount reserve() const override;
   bool can_manage() override;

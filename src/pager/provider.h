@@ -22,6 +22,8 @@ class PressureRelief {
   // The low watermark is passed: service threads should exist and work. Starts them at the first call, else returns
   // at once.
   virtual void relieve() = 0;
+  // Whether service threads exist, or were to: the low watermark was passed since the process began.
+  virtual bool was_needed() const = 0;
   // Pages that runs must leave free: the min watermark, and what arming will take until it has.
   virtual PageCount reserve() const = 0;
   // Waits until `pages` are free beyond the reserve. False when that will not come to pass.
@@ -58,7 +60,7 @@ class Provider final : public Backing {
   void zero(Run run) override;
   bool guard(Run run) override;
   bool unguard(Run run) override;
-  bool limited() const override { return parts_.budget.limited(); }
+  bool under_pressure() const override { return parts_.budget.limited() && relief_.was_needed(); }
 
   // The program dropped the contents of heap memory that it goes on using (madvise): zero on the next touch.
   void drop_contents(Run run);

@@ -63,8 +63,8 @@ class Backing {
   // Accessible again; before the pages are given away or provided. Whether all of them were inaccessible.
   virtual bool unguard(Run run) = 0;
 
-  // Whether there is a limit that evicts; heaps keep less cached then.
-  virtual bool limited() const = 0;
+  // Whether there is a limit, and it was once so near that pages had to be evicted: heaps keep less cached then.
+  virtual bool under_pressure() const = 0;
 
  protected:
   ~Backing() = default;

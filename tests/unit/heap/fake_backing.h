@@ -162,13 +162,13 @@ class FakeBacking final : public Backing {
     return whole;
   }
 
-  bool limited() const override { return limited_; }
+  bool under_pressure() const override { return under_pressure_; }
 
   void refuse_guards() { refuse_guards_ = true; }
   bool is_guard(PageId page) const { return pages_[page.value].guard; }
   std::uint64_t guards() const { return guards_; }
   std::uint64_t zeroed() const { return zeroed_; }  // pages
-  void set_limited(bool limited) { limited_ = limited; }
+  void set_under_pressure(bool under_pressure) { under_pressure_ = under_pressure; }
   void refuse_relocation_of_every(std::uint64_t pages) { refuse_every_ = pages; }
   // Pages that may be provided at one time.
   void set_capacity(std::uint64_t pages) {
@@ -238,7 +238,7 @@ class FakeBacking final : public Backing {
   std::uint64_t refuse_every_ = 0;
   std::uint64_t guards_ = 0;
   std::uint64_t zeroed_ = 0;
-  bool limited_ = false;
+  bool under_pressure_ = false;
   bool refuse_guards_ = false;
 };
 

@@ -16,7 +16,7 @@ struct Profile {
   std::size_t arena_mib;
   std::size_t live_bytes;  // the model keeps below
   std::uint64_t capacity;  // pages that the backing has
-  bool limited;
+  bool under_pressure;
   bool cached;
   int steps;  // POLDER_TEST_STEPS_FACTOR multiplies them
   Hardening hardening = Hardening::off;
@@ -44,7 +44,7 @@ class HeapModelTest : public testing::TestWithParam<Profile> {
               GetParam().hopping ? kHopping : Processors{}),
         random_(static_cast<std::uint64_t>(GetParam().steps)) {
     heap_.backing().set_capacity(GetParam().capacity);
-    heap_.backing().set_limited(GetParam().limited);
+    heap_.backing().set_under_pressure(GetParam().under_pressure);
     if (GetParam().hopping) other_cache_ = heap_->create_cache();
     cache_ = GetParam().cached ? heap_->create_cache() : ThreadCache::empty();
   }
@@ -175,7 +175,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Profile{"many processors", 512, 20 << 20, kPlenty, false, true, 100'000, Hardening::off, true},
                     Profile{"many processors, little memory", 512, 30 << 20, 2000, true, true, 100'000, Hardening::off,
                             true},
-                    Profile{"limited", 512, 10 << 20, kPlenty, true, true, 100'000},
+                    Profile{"under_pressure", 512, 10 << 20, kPlenty, true, true, 100'000},
                     Profile{"no cache", 512, 10 << 20, kPlenty, false, false, 80'000},
                     Profile{"no memory", 512, 30 << 20, 4000, false, true, 150'000},
                     Profile{"little memory, no cache", 512, 30 << 20, 1000, true, false, 100'000},

@@ -386,9 +386,9 @@ TEST_F(HeapTest, EmptySlabsGoBackButForOneOfMany) {
   heap_.expect_empty();
 }
 
-TEST_F(HeapTest, UnderALimitNoEmptySlabStays) {
+TEST_F(HeapTest, UnderPressureNoEmptySlabStays) {
   ThreadCache* const none = ThreadCache::empty();
-  heap_.backing().set_limited(true);
+  heap_.backing().set_under_pressure(true);
   void* const object = heap_->allocate(none, 64);
   heap_->free(none, object);
   EXPECT_EQ(heap_.buddy().allocated().value, 0U);
@@ -442,7 +442,7 @@ TEST_F(HeapTest, MagazinesStartSmallAndStayBounded) {
 }
 
 TEST_F(HeapTest, UnderALimitMagazinesAreSmaller) {
-  heap_.backing().set_limited(true);
+  heap_.backing().set_under_pressure(true);
   const Cache cache(heap_);
   std::vector<void*> all;
   for (int i = 0; i < 20'000; ++i) all.push_back(heap_->allocate(cache, 64));

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <random>
 #include <vector>
 
 #include "unit/heap/heap_fixture.h"
@@ -103,6 +104,39 @@ TEST(RunSource, WhatCannotMoveStaysDirtyAndIsNotTriedAgainAtOnce) {
     for (void* const each : {first, second, third}) heap->free(none, each);
     heap->verify();
   }
+  heap.expect_empty();
+}
+
+// Spans of all lengths, one at a time: rarely does one fit where the last ones were. Returns how often it was purged.
+std::uint64_t purges_of_spans(HeapInstance& heap, ThreadCache* cache, unsigned spans) {
+  const std::uint64_t before = heap.backing().purges();
+  std::mt19937 random(1);
+  for (unsigned i = 0; i < spans; ++i) {
+    heap->free(cache, heap->allocate(cache, 10'000 + random() % 290'000));
+  }
+  return heap.backing().purges() - before;
+}
+
+TEST(RunSource, PurgingThatTakesTimeIsRarerAndAgainWhenItDoesNot) {
+  static std::uint64_t now;
+  static std::uint64_t step;
+  now = 0;
+  step = 0;
+  HeapInstance heap(256 * kMiB, FakeBacking::Memory::real, [] { return now += step; });
+  const Cache cache(heap);
+  const std::uint64_t often = purges_of_spans(heap, cache, 1000);
+  EXPECT_GT(often, 100U);
+  step = 2'000'000;
+  static_cast<void>(purges_of_spans(heap, cache, 1000));
+  EXPECT_LT(purges_of_spans(heap, cache, 1000), often / 4);
+  EXPECT_LE(heap.buddy().dirty().value, 6 * kMiB / kGranuleSize);
+  step = 0;
+  for (int round = 0; round < 50; ++round) {
+    now += 1'000'000'000;
+    static_cast<void>(purges_of_spans(heap, cache, 20));
+  }
+  EXPECT_GT(purges_of_spans(heap, cache, 1000), often / 2);
+  heap->trim(cache);
   heap.expect_empty();
 }
 

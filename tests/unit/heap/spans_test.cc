@@ -277,18 +277,18 @@ TEST_F(KeptSpansTest, MakeRoomBeforeNull) {
   for (int i = 0; i < 16; ++i) EXPECT_NE(heap_->allocate(cache, 16'000), nullptr);
 }
 
-TEST_F(KeptSpansTest, OfAHeapWithALimitAreNone) {
-  heap_.backing().set_limited(true);
+TEST_F(KeptSpansTest, UnderPressureAreNone) {
+  heap_.backing().set_under_pressure(true);
   const Cache cache(heap_);
   heap_->free(cache, allocate(cache, 10));
   EXPECT_EQ(pages_in_use(), 0U);
 }
 
-TEST_F(KeptSpansTest, FromBeforeALimitWasSetAreNotReused) {
+TEST_F(KeptSpansTest, FromBeforeThePressureAreNotReused) {
   const Cache cache(heap_);
   heap_->free(cache, allocate(cache, 10));
   EXPECT_EQ(pages_in_use(), 10U);
-  heap_.backing().set_limited(true);
+  heap_.backing().set_under_pressure(true);
   static_cast<void>(allocate(cache, 12));
   EXPECT_EQ(pages_in_use(), 12U);
 }

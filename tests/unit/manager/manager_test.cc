@@ -76,6 +76,7 @@ TEST_P(ManagerTest, NothingRunsUntilTheLimitIsApproached) {
   std::vector<Object> objects;
   for (std::uint64_t i = 0; i < 20000; ++i) objects.push_back(make(1000, i));
   EXPECT_FALSE(manager_->pager().armed());
+  EXPECT_FALSE(manager_->pager().backing().under_pressure());
   for (const Object& object : objects) ASSERT_TRUE(holds(object));
 }
 
@@ -89,6 +90,7 @@ TEST_P(ManagerTest, FourTimesTheLimitComesBackUnchanged) {
     }
   }
   EXPECT_TRUE(manager_->pager().armed());
+  EXPECT_TRUE(manager_->pager().backing().under_pressure());
   std::mt19937 random(1);
   for (int i = 0; i < 10000; ++i) ASSERT_TRUE(holds(objects[random() % objects.size()]));
   for (const Object& object : objects) ASSERT_TRUE(holds(object));
