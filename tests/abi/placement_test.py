@@ -28,7 +28,7 @@ for configuration in CONFIGURATIONS:
     fixed = places(configuration, ["setarch", "-R", PROGRAM])
     check(len(set(fixed)) == 1, f"[{configuration}] all is where it was without randomization", fixed)
 
-    short = subprocess.run([PROGRAM], env=environment(configuration), capture_output=True, text=True, timeout=120,
+    short = subprocess.run([PROGRAM], env=environment(configuration), capture_output=True, text=True, timeout=400,
                            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (16 << 30, 16 << 30)))
     check(short.returncode == 0, f"[{configuration}] 16 GiB of address space suffice",
           describe(short) + "\n" + short.stderr)

@@ -15,7 +15,7 @@ PYTHON_ON_MALLOC = {"PYTHONMALLOC": "malloc"}
 
 def run(*arguments, env=None, **options):
     """Runs the command to its end; text in and out."""
-    options.setdefault("timeout", 120)
+    options.setdefault("timeout", 400)
     environment = {**os.environ, **(env or {})}
     return subprocess.run([BINARY, *map(str, arguments)], env=environment, capture_output=True, text=True,
                           check=False, **options)

@@ -175,7 +175,7 @@ TEST(HeapThreads, ForkWhileOthersAllocate) {
       const pid_t child = fork();
       heap.backing().mutex().unlock();
       if (child == 0) {
-        alarm(60);
+        alarm(400);
         heap.pool().fork_mutex().reset_in_child();
         heap.buddy().fork_mutex().reset_in_child();
         heap->reset_after_fork_child(cache);
