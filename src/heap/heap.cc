@@ -61,7 +61,7 @@ void* Heap::allocate_slow(ThreadCache* cache, std::size_t size) {
 void* Heap::allocate_large(ThreadCache* cache, std::size_t size, std::size_t alignment, RunContents contents,
                            Buddy::Fit fit) {
   // Pages may have been evicted since they were kept: what they hold may be in swap by now, or lost.
-  if (cache->spans() != nullptr && backing_.under_pressure()) free_kept_spans(*cache);
+  if (cache->spans() != nullptr && backing_.may_evict()) free_kept_spans(*cache);
   if (alignment <= Spans::kAlignment && cache->spans() != nullptr) {
     if (void* const span = cache->spans()->take(pages_up(size)); span != nullptr) {
       spans_.reuse(span);
@@ -70,7 +70,8 @@ void* Heap::allocate_large(ThreadCache* cache, std::size_t size, std::size_t ali
     }
   }
   const auto attempt = [&] {
-    if (size <= Spans::kLargest && alignment <= Spans::kAlignment) return spans_.allocate(size, contents);
+    if (size <= Spans::kLargest && alignment <= Spans::kLargestAlignment)
+      return spans_.allocate(size, alignment, contents);
     return large_.allocate(size, std::max(alignment, LargeRuns::kAlignment), contents, fit);
   };
   void* memory = attempt();
@@ -185,7 +186,7 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
 
 void Heap::free_span(ThreadCache* cache, void* pointer) {
   // Where pages are evicted, what nobody needs must not be paid for, nor go to swap and come back.
-  const bool keeps = cache != ThreadCache::empty() && !backing_.under_pressure();
+  const bool keeps = cache != ThreadCache::empty() && !backing_.may_evict();
   SpanCache* const kept = keeps ? cache->create_spans(pool_) : nullptr;
   if (kept == nullptr) return spans_.free(pointer);
   const std::uint64_t threads = std::max<std::uint64_t>(1, cache_count_.load(std::memory_order_relaxed));
@@ -354,6 +355,21 @@ void Heap::sweep(ThreadCache& cache) {
       cache.drop_oldest(size_class, count);
     }
     cache.shrink_empty(pool_, size_class);
+  }
+  if (backing_.under_pressure()) end_large_magazines(cache);
+}
+
+// They grew before there was pressure.
+void Heap::end_large_magazines(ThreadCache& cache) {
+  for (std::uint64_t present = cache.present(); present != 0; present &= present - 1) {
+    const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
+    const unsigned most = info_of(size_class).magazine;
+    if (cache.capacity(size_class) <= most || cache.is_stretched(size_class)) continue;
+    if (const unsigned count = cache.count(size_class); count != 0) {
+      give(size_class, cache.oldest(size_class), count);
+      cache.drop_oldest(size_class, count);
+    }
+    cache.limit_empty(pool_, size_class, most);
   }
 }
 

@@ -183,6 +183,7 @@ class Heap {
   // The page behind the objects of a slab that begins there.
   Run slab_guard(SizeClass size_class, GranuleId first) const;
   void flush_all(ThreadCache& cache);
+  void end_large_magazines(ThreadCache& cache);
   void sweep(ThreadCache& cache);
   std::size_t usable_size(const char* operation, GranuleKind kind, const void* pointer) const;
   void* move_span(void* pointer, std::size_t usable, std::size_t size);

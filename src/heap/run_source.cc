@@ -12,7 +12,7 @@ constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
 constexpr GranuleCount kLeastSlack{1};
 constexpr GranuleCount kMostSlack{(std::size_t{4} << 20) / kGranuleSize};
 // Purged in pieces that are so small on average that the system calls cost more than the pages.
-constexpr GranuleCount kSmallPurge{(std::size_t{512} << 10) / kGranuleSize};
+constexpr PageCount kSmallPurge{(std::size_t{512} << 10) / kPageSize};
 constexpr std::uint64_t kLargestSlackPart = 8;
 // In largest runs. (Measured on the trace: 2, 3, 4, 6 of them fault 140, 110, 101, 96 thousand times at 55.9, 56.3, 57.7,
 // 59.4 MB.)
@@ -20,7 +20,7 @@ constexpr std::uint64_t kLargestSlackRuns = 3;
 // Every so often both tides are looked at; the highest sinks by a part of the difference.
 constexpr std::uint64_t kTideNs = 250'000'000;
 constexpr std::uint64_t kSinkingPart = 8;
-// In that time, a twentieth of it, in purging small pieces: the slack doubles.
+// In that time, in purging small pieces, all threads together and whatever they waited for: the slack doubles.
 constexpr std::uint64_t kMuchPurgingNs = kTideNs / 20;
 // Not worth a system call.
 constexpr GranuleCount kSpare{1};
@@ -84,20 +84,19 @@ void RunSource::note_tides(GranuleCount allocated) {
   keep_bound({used_now}, {now});
 }
 
-// Purges what is dirty beyond the bound; false when there is nothing. A slack in which the largest run has no room would
+// Purges what is dirty beyond the bound. A slack in which the largest run has no room would
 // keep pieces only.
-bool RunSource::keep_bound(GranuleCount used, GranuleCount dirty) {
+void RunSource::keep_bound(GranuleCount used, GranuleCount dirty) {
   const std::uint64_t highest = highest_.load(std::memory_order_relaxed);
   const std::uint64_t largest = largest_.load(std::memory_order_relaxed);
   const std::uint64_t part = highest / kLargestSlackPart;
   const std::uint64_t slack = part < largest ? 0 : std::min(kLargestSlackRuns * largest, part);
-  const GranuleCount bound = GranuleCount{highest + slack} + this->slack();
+  const GranuleCount bound = GranuleCount{highest + slack} + (backing_.under_pressure() ? kLeastSlack : this->slack());
   const GranuleCount resident = used + dirty;
-  if (resident <= bound + kSpare) return false;
+  if (resident <= bound + kSpare) return;
   const std::uint64_t begin = clock_();
   const Purged purged = purge_down_to(dirty - std::min(resident - bound, dirty));
-  if (purged.granules.value <= kSmallPurge.value * purged.calls) note_purging(clock_() - begin);
-  return true;
+  if (purged.pages.value <= kSmallPurge.value * purged.pieces) note_purging(clock_() - begin);
 }
 
 // Two threads that free spans of 10 to 300 KB at once spent a third of their time in purging, each time interrupting the
@@ -105,7 +104,8 @@ bool RunSource::keep_bound(GranuleCount used, GranuleCount dirty) {
 void RunSource::note_purging(std::uint64_t ns) {
   const std::uint64_t before = purging_ns_.fetch_add(ns, std::memory_order_relaxed);
   if (before / kMuchPurgingNs == (before + ns) / kMuchPurgingNs) return;
-  slack_.store(std::min(2 * slack().value, kMostSlack.value), std::memory_order_relaxed);
+  std::uint64_t slack = slack_.load(std::memory_order_relaxed);
+  slack_.compare_exchange_strong(slack, std::min(2 * slack, kMostSlack.value), std::memory_order_relaxed);
 }
 
 void RunSource::settle() {
@@ -117,7 +117,7 @@ void RunSource::settle() {
     purge_down_to({most.value / 2});
     return;
   }
-  if (keep_bound(used, dirty)) return;
+  keep_bound(used, dirty);
   const std::uint64_t now = clock_();
   std::uint64_t due = next_tide_ns_.load(std::memory_order_relaxed);
   if (now < due || !next_tide_ns_.compare_exchange_strong(due, now + kTideNs, std::memory_order_relaxed)) return;
@@ -125,8 +125,9 @@ void RunSource::settle() {
   highest_.store(highest - (highest - std::min(highest, used.value)) / kSinkingPart, std::memory_order_relaxed);
   largest_.store(largest_.load(std::memory_order_relaxed) / 2, std::memory_order_relaxed);
   if (purging_ns_.exchange(0, std::memory_order_relaxed) < kMuchPurgingNs) {
-    const std::uint64_t more = (slack() - kLeastSlack).value;
-    slack_.store(slack().value - (more + kSinkingPart - 1) / kSinkingPart, std::memory_order_relaxed);
+    std::uint64_t slack = slack_.load(std::memory_order_relaxed);
+    const std::uint64_t more = slack - kLeastSlack.value;
+    slack_.compare_exchange_strong(slack, slack - (more + kSinkingPart - 1) / kSinkingPart, std::memory_order_relaxed);
   }
   const std::uint64_t idle = std::min(lowest_.load(std::memory_order_relaxed), dirty.value);
   if (idle > kSpare.value) purge_down_to(dirty - GranuleCount{idle / 2});
@@ -187,26 +188,25 @@ bool RunSource::fill_untouched(Run run) {
   return !source.refused();
 }
 
-PageCount RunSource::purge_dirty(PageCount most) {
+FreePages::Purged RunSource::purge_dirty(PageCount most) {
   const std::optional<Buddy::DirtyRun> run = buddy_.isolate_dirty(granules_up(most));
   if (!run) return pages_.purge_dirty(most);
   backing_.purge({first_page(run->first), pages(run->granules)});
   buddy_.free(run->first, run->granules, Buddy::Contents::clean);
-  return pages(run->granules);
+  return {pages(run->granules), 1};
 }
 
-RunSource::Purged RunSource::purge_down_to(GranuleCount target) {
-  PageCount purged;
-  std::uint64_t calls = 0;
+FreePages::Purged RunSource::purge_down_to(GranuleCount target) {
+  Purged purged;
   for (PageCount now = dirty(); now > pages(target); now = dirty()) {
-    const PageCount some = purge_dirty(now - pages(target));
-    if (some.value == 0) break;
-    purged += some;
-    ++calls;
+    const Purged some = purge_dirty(now - pages(target));
+    if (some.pages.value == 0) break;
+    purged.pages += some.pages;
+    purged.pieces += some.pieces;
   }
-  return {granules_up(purged), calls};
+  return purged;
 }
 
-GranuleCount RunSource::purge_all() { return purge_down_to({0}).granules; }
+GranuleCount RunSource::purge_all() { return granules_up(purge_down_to({0}).pages); }
 
 }  // namespace polder

@@ -5,8 +5,8 @@
 //          at most three of the largest and an eighth above, since pieces smaller than what is wanted are of no use; what is
 //          dirty alone stays below what is in use, or 128 MiB. Whoever allocates or frees beyond that purges. The highest
 //          tide sinks with time
-//   slack  where purging small pieces takes more than a twentieth of the time, the bound is higher by up to 4 MiB; it sinks
-//          with time too
+//   slack  where purging small pieces takes more than a twentieth of the time, the bound is higher by up to 4 MiB (and threads
+//          keep spans of up to half of that, which are in use here); it sinks with time too
 //   fill   where what is dirty is of no use because it lies in pieces, its pages move into the new run that is wanted
 //   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
@@ -69,18 +69,13 @@ class RunSource final : public FreePages {
 
   // Of everything that is dirty. Purges the highest run first: it is what would be used last.
   PageCount dirty() const override;
-  PageCount purge_dirty(PageCount most) override;
+  Purged purge_dirty(PageCount most) override;
   // Purges all of it; how much.
   GranuleCount purge_all();
 
  private:
-  struct Purged {
-    GranuleCount granules;
-    std::uint64_t calls;
-  };
-
   Purged purge_down_to(GranuleCount target);
-  bool keep_bound(GranuleCount used, GranuleCount dirty);
+  void keep_bound(GranuleCount used, GranuleCount dirty);
   void note_purging(std::uint64_t ns);
   bool fill_untouched(Run run);
 

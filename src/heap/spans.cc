@@ -35,19 +35,18 @@ unsigned SpanBlock::longest_gap() const {
   return longest_found;
 }
 
-// Where the shortest gap of at least so many pages begins; there is one.
-unsigned SpanBlock::shortest_gap_of(unsigned pages) const {
+unsigned SpanBlock::shortest_gap_of(unsigned pages, unsigned alignment) const {
   unsigned best = PageBits::kCount;
   unsigned best_length = PageBits::kCount + 1;
   for (unsigned gap = used.next_clear(0); gap < PageBits::kCount;) {
     const unsigned end = used.next_set(gap);
-    if (end - gap >= pages && end - gap < best_length) {
-      best = gap;
+    const unsigned aligned = (gap + alignment - 1) & ~(alignment - 1);
+    if (aligned + pages <= end && end - gap < best_length) {
+      best = aligned;
       best_length = end - gap;
     }
     gap = used.next_clear(end);
   }
-  POLDER_CHECK(best < PageBits::kCount, "block has no gap as long as its list says", pages, longest, this);
   return best;
 }
 
@@ -167,24 +166,30 @@ SpanBlock* Spans::make_unused_locked(const Place& place, Buddy::Contents content
   return &block;
 }
 
-bool Spans::find_locked(unsigned pages, Place* place) {
-  const unsigned list = listed_.next_set(pages - 1);
-  if (list == PageBits::kCount) return false;
-  place->block = lists_[list];
-  place->first = place->block->shortest_gap_of(pages);
-  make_busy_locked(*place);
-  return true;
+bool Spans::find_locked(unsigned pages, unsigned alignment, Place* place) {
+  for (unsigned list = listed_.next_set(pages - 1); list < PageBits::kCount; list = listed_.next_set(list + 1)) {
+    place->block = lists_[list];
+    place->first = place->block->shortest_gap_of(pages, alignment);
+    if (place->first < PageBits::kCount) {
+      make_busy_locked(*place);
+      return true;
+    }
+    POLDER_CHECK(alignment > 1, "block has no gap as long as its list says", pages, place->block->longest,
+                 place->block);
+  }
+  return false;
 }
 
 // --- the program's side -----------------------------------------------------------------------------------------------
 
-void* Spans::allocate(std::size_t size, RunContents contents) {
+void* Spans::allocate(std::size_t size, std::size_t alignment, RunContents contents) {
   Place place{.count = static_cast<unsigned>(pages_up(size).value) + guards_};
   POLDER_DCHECK(size != 0 && size <= kLargest, "not a size of spans", size);
+  POLDER_DCHECK(alignment <= kLargestAlignment, "not an alignment of spans", alignment);
   bool found;
   {
     const os::MutexLock lock(mutex_);
-    found = find_locked(place.count, &place);
+    found = find_locked(place.count, static_cast<unsigned>(std::max(alignment, kPageSize) / kPageSize), &place);
   }
   if (!found && !create_block(&place)) return nullptr;
   const Run run = run_of(contents_of(place));
@@ -346,8 +351,8 @@ bool Spans::resize(void* pointer, std::size_t size) {
 
 // --- free pages -------------------------------------------------------------------------------------------------------
 
-PageCount Spans::purge_dirty(PageCount most) {
-  if (dirty().value == 0) return {0};
+FreePages::Purged Spans::purge_dirty(PageCount most) {
+  if (dirty().value == 0) return {};
   std::array<Place, kPurgeBatch> batch;
   unsigned number = 0;
   PageCount purged;
@@ -359,7 +364,7 @@ PageCount Spans::purge_dirty(PageCount most) {
       if (!listed_.test(list)) continue;
       for (block = lists_[list]; block != nullptr && block->dirty.next_set(0) == PageBits::kCount;) block = block->next;
     }
-    if (block == nullptr) return {0};
+    if (block == nullptr) return {};
     for (unsigned page = block->dirty.next_set(0); page < PageBits::kCount && number < kPurgeBatch && purged < most;) {
       const auto left = static_cast<unsigned>(std::min<std::uint64_t>((most - purged).value, PageBits::kCount));
       const Place place{block, page, std::min(block->dirty.next_clear(page) - page, left)};
@@ -376,7 +381,7 @@ PageCount Spans::purge_dirty(PageCount most) {
     for (unsigned i = 0; i < number; ++i) empty = make_unused_locked(batch[i], Buddy::Contents::clean);
   }
   release_block(empty);
-  return purged;
+  return {purged, number};
 }
 
 // --- statistics and verification --------------------------------------------------------------------------------------

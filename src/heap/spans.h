@@ -2,7 +2,8 @@
 // their own (large.h): what those waste at their end, up to 7 pages, would be too much of these.
 //
 //   choice      the block whose longest gap is the shortest that is long enough, in it the shortest such gap: full blocks
-//               fill up, the others have a chance to become empty, and then they go back to the buddy
+//               fill up, the others have a chance to become empty, and then they go back to the buddy. Where pages have
+//               to be aligned, the gaps of one block of each length are looked at
 //   header      in the metadata pool; for every page of the block:
 //               used    part of a span, or about to be one or none any more
 //               starts  a span, or a stretch that is busy, begins here; it ends before the next start or unused page
@@ -40,13 +41,15 @@ struct SpanBlock;
 class Spans final : public FreePages {
  public:
   static constexpr std::size_t kLargest = std::size_t{512} << 10;
-  static constexpr std::size_t kAlignment = kPageSize;
+  static constexpr std::size_t kAlignment = kPageSize;  // of all
+  static constexpr std::size_t kLargestAlignment = std::size_t{32} << 10;
 
   Spans(GranuleMap& map, RunSource& runs, MetadataPool& pool, Backing& backing, Hardening hardening)
       : map_(map), runs_(runs), pool_(pool), backing_(backing), guards_(hardening == Hardening::on ? 1 : 0) {}
 
-  // Precondition: 0 < size <= kLargest. Null without memory. May wait for reclaim.
-  void* allocate(std::size_t size, RunContents contents) POLDER_EXCLUDES(mutex_);
+  // Precondition: 0 < size <= kLargest; alignment is a power of two, at most kLargestAlignment. Null without memory. May
+  // wait for reclaim.
+  void* allocate(std::size_t size, std::size_t alignment, RunContents contents) POLDER_EXCLUDES(mutex_);
 
   // For pointers into granules of the kind span_block. The first two end the program with a report, as `operation`,
   // unless the pointer is the start of a span in use.
@@ -67,7 +70,7 @@ class Spans final : public FreePages {
   bool resize(void* pointer, std::size_t size) POLDER_EXCLUDES(mutex_);
 
   PageCount dirty() const override { return {dirty_.load(std::memory_order_relaxed)}; }
-  PageCount purge_dirty(PageCount most) override POLDER_EXCLUDES(mutex_);
+  Purged purge_dirty(PageCount most) override POLDER_EXCLUDES(mutex_);
 
   struct Statistics {
     std::uint64_t spans = 0;
@@ -99,7 +102,7 @@ class Spans final : public FreePages {
   // The entry of the span that would start there.
   std::atomic<std::uint16_t>& entry_of(const void* pointer) const;
   Place require_live_locked(const char* operation, const void* pointer) const POLDER_REQUIRES(mutex_);
-  bool find_locked(unsigned pages, Place* place) POLDER_REQUIRES(mutex_);
+  bool find_locked(unsigned pages, unsigned alignment, Place* place) POLDER_REQUIRES(mutex_);
   bool create_block(Place* place) POLDER_EXCLUDES(mutex_);
   void make_busy_locked(const Place& place) POLDER_REQUIRES(mutex_);
   // Makes busy pages unused; the block when it is empty now, off the lists: to be released without the lock.
@@ -157,7 +160,9 @@ struct SpanBlock {
     return (next_start < next_gap ? next_start : next_gap) - start;
   }
   unsigned longest_gap() const;
-  unsigned shortest_gap_of(unsigned pages) const;
+  // The first page of so many, a multiple of `alignment` (a power of two), in the shortest gap that has them; kCount where
+  // none has.
+  unsigned shortest_gap_of(unsigned pages, unsigned alignment) const;
 };
 
 }  // namespace polder

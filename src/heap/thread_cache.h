@@ -91,8 +91,12 @@ class alignas(64) ThreadCache {
   static constexpr std::uint32_t kSpareBytes = 64 << 10;
   void grow_empty(MetadataPool& pool, SizeClass size_class, unsigned most);
   void note_full(SizeClass size_class) { was_full_ |= bit_of(size_class); }
-  // An empty magazine gives back what it has of these bytes.
+  bool is_stretched(SizeClass size_class) const { return (stretched_ & bit_of(size_class)) != 0; }
+  // An empty magazine gives back what it has of these bytes; it has room for `most` objects from then on.
   void shrink_empty(MetadataPool& pool, SizeClass size_class);
+  void limit_empty(MetadataPool& pool, SizeClass size_class, unsigned most) {
+    set_capacity(pool, size_class, most, Room::usual);
+  }
   // Where the next `capacity - count` objects go. After writing n of them there, commit with push(n): the first of
   // them will be the first to be popped.
   void** room(SizeClass size_class) { return magazines_[size_class.index].top + 1; }

@@ -135,6 +135,7 @@ bool Pager::arm() {
   if (phase == kArmed) return true;
   if (phase == kImpossible || !threads_allowed_.load(std::memory_order_relaxed)) return false;
   if (os::process_id() != owner_process_) return false;
+  was_needed_.store(true, std::memory_order_relaxed);
   std::uint32_t expected = kIdle;
   if (phase_.compare_exchange_strong(expected, kArming)) {
     const bool started = start_service_threads();

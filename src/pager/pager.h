@@ -87,7 +87,7 @@ class Pager final : public PressureRelief {
 
   // PressureRelief
   void relieve() override;
-  bool was_needed() const override { return phase_.load(std::memory_order_acquire) != kIdle; }
+  bool was_needed() const override { return was_needed_.load(std::memory_order_relaxed); }
   bool make_room(PageCount pages) override;
   PageCount reserve() const override;
   bool can_manage() override;
@@ -127,6 +127,7 @@ class Pager final : public PressureRelief {
   MetadataPool& pool_;
   PagingService* service_ = nullptr;  // from pool_; written while arming
   std::atomic<bool> threads_allowed_{false};
+  std::atomic<bool> was_needed_{false};          // atomic: any thread; before anything is evicted
   std::atomic<std::uint32_t> phase_{kIdle};      // release on armed pairs with acquire of whoever acts on it
   std::atomic<std::uint32_t> service_error_{0};  // the service thread's answer: 0 none yet, 1 running, errno + 2
   std::atomic<std::uint32_t> running_{0};        // service threads that run; tests wait for zero

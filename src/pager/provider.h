@@ -22,7 +22,7 @@ class PressureRelief {
   // The low watermark is passed: service threads should exist and work. Starts them at the first call, else returns
   // at once.
   virtual void relieve() = 0;
-  // Whether service threads exist, or were to: the low watermark was passed since the process began.
+  // Whether service threads were to exist at any time, in this process or one that it was forked from.
   virtual bool was_needed() const = 0;
   // Pages that runs must leave free: the min watermark, and what arming will take until it has.
   virtual PageCount reserve() const = 0;
@@ -60,6 +60,7 @@ class Provider final : public Backing {
   void zero(Run run) override;
   bool guard(Run run) override;
   bool unguard(Run run) override;
+  bool may_evict() const override { return relief_.was_needed(); }
   bool under_pressure() const override { return parts_.budget.limited() && relief_.was_needed(); }
 
   // The program dropped the contents of heap memory that it goes on using (madvise): zero on the next touch.

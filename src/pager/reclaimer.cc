@@ -95,7 +95,7 @@ void Reclaimer::keep_off_fault_loop() {
 }
 
 bool Reclaimer::purge_free_pages() {
-  if (free_pages_ == nullptr || free_pages_->purge_dirty({kPagesPerBlock}).value == 0) return false;
+  if (free_pages_ == nullptr || free_pages_->purge_dirty({kPagesPerBlock}).pages.value == 0) return false;
   parts_.wakeups.room_changed();
   return true;
 }

@@ -63,7 +63,10 @@ class Backing {
   // Accessible again; before the pages are given away or provided. Whether all of them were inaccessible.
   virtual bool unguard(Run run) = 0;
 
-  // Whether there is a limit, and it was once so near that pages had to be evicted: heaps keep less cached then.
+  // Whether pages that were provided may be in the store by now, or lost: who keeps them must not use them for something
+  // else without providing them anew. Once true it stays.
+  virtual bool may_evict() const = 0;
+  // Whether that is so and there is still a limit: heaps keep less cached then.
   virtual bool under_pressure() const = 0;
 
  protected:

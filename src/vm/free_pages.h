@@ -2,6 +2,8 @@
 // be: the heap's decay, and the reclaimer.
 #pragma once
 
+#include <cstdint>
+
 #include "base/units.h"
 
 namespace polder {
@@ -10,8 +12,12 @@ class FreePages {
  public:
   // Pages that are free and may be resident. Any thread, without a lock.
   virtual PageCount dirty() const = 0;
-  // Purges about `most` of them; how many, 0 when there are none. Any thread that holds no lock.
-  virtual PageCount purge_dirty(PageCount most) = 0;
+  struct Purged {
+    PageCount pages;
+    std::uint64_t pieces = 0;  // that they were in, each with a system call of its own
+  };
+  // Purges about `most` of them; none when there are none. Any thread that holds no lock.
+  virtual Purged purge_dirty(PageCount most) = 0;
 
  protected:
   ~FreePages() = default;

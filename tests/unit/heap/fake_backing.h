@@ -162,13 +162,17 @@ class FakeBacking final : public Backing {
     return whole;
   }
 
+  bool may_evict() const override { return may_evict_; }
   bool under_pressure() const override { return under_pressure_; }
 
   void refuse_guards() { refuse_guards_ = true; }
   bool is_guard(PageId page) const { return pages_[page.value].guard; }
   std::uint64_t guards() const { return guards_; }
   std::uint64_t zeroed() const { return zeroed_; }  // pages
-  void set_under_pressure(bool under_pressure) { under_pressure_ = under_pressure; }
+  void set_under_pressure(bool under_pressure) {
+    under_pressure_ = under_pressure;
+    may_evict_ = may_evict_ || under_pressure;
+  }
   void refuse_relocation_of_every(std::uint64_t pages) { refuse_every_ = pages; }
   // Pages that may be provided at one time.
   void set_capacity(std::uint64_t pages) {
@@ -239,6 +243,7 @@ class FakeBacking final : public Backing {
   std::uint64_t guards_ = 0;
   std::uint64_t zeroed_ = 0;
   bool under_pressure_ = false;
+  bool may_evict_ = false;
   bool refuse_guards_ = false;
 };
 

@@ -155,6 +155,7 @@ TEST_F(HardenedHeapTest, TrimAndNeedEmptyTheQuarantine) {
 
 TEST_F(HardenedHeapTest, QuarantineStaysWithinItsBound) {
   for (int round = 0; round < 300; ++round) {
+    heap_->free(cache_, allocate(8'000));
     heap_->free(cache_, allocate(16'000));
     heap_->free(cache_, allocate(100'000));
     heap_->free(cache_, allocate(600'000));

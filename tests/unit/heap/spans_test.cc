@@ -100,6 +100,35 @@ TEST_F(SpansTest, TakeTheShortestGapThatIsLongEnough) {
   heap_->verify();
 }
 
+TEST_F(SpansTest, AlignedOnesLieSideBySideToo) {
+  ThreadCache* const none = ThreadCache::empty();
+  for (const std::size_t alignment : {16U << 10, 32U << 10}) {
+    SCOPED_TRACE(alignment);
+    const std::size_t in_a_block = kPagesPerBlock * kPageSize / alignment;
+    std::vector<void*> all;
+    for (std::size_t i = 0; i < 2 * in_a_block; ++i) all.push_back(heap_->allocate_aligned(none, alignment, alignment));
+    EXPECT_EQ(heap_.buddy().allocated().value, 2 * kGranulesPerBlock);
+    for (void* const each : all) EXPECT_EQ(reinterpret_cast<std::uintptr_t>(each) % alignment, 0U);
+    // Also where each fits into a hole only.
+    for (std::size_t i = 0; i < all.size(); i += 2) heap_->free(none, all[i]);
+    for (std::size_t i = 0; i < all.size(); i += 2) all[i] = heap_->allocate_aligned(none, alignment, alignment);
+    EXPECT_EQ(heap_.buddy().allocated().value, 2 * kGranulesPerBlock);
+    heap_->verify();
+    for (void* const each : all) heap_->free(none, each);
+    heap_.expect_empty();
+  }
+}
+
+TEST_F(SpansTest, AlignedOnesFindRoomBehindOthers) {
+  ThreadCache* const none = ThreadCache::empty();
+  char* const first = allocate(3);
+  auto* const aligned = static_cast<char*>(heap_->allocate_aligned(none, 5 * kPageSize, 4 * kPageSize));
+  EXPECT_EQ(aligned, first + 4 * kPageSize);
+  EXPECT_EQ(heap_->usable_size(aligned), 5 * kPageSize);
+  EXPECT_EQ(heap_->allocate_aligned(none, 100, 8 * kPageSize), first + 16 * kPageSize);
+  heap_->verify();
+}
+
 TEST_F(SpansTest, FullBlocksFillUpFirst) {
   // A block with a gap of 40 pages and one with nearly nothing in it.
   char* const gap = allocate(40);
@@ -274,7 +303,7 @@ TEST_F(KeptSpansTest, MakeRoomBeforeNull) {
   EXPECT_NE(rest, nullptr);
   heap_->free(cache, rest);
   heap_->free(cache, allocate(cache, 16));
-  for (int i = 0; i < 16; ++i) EXPECT_NE(heap_->allocate(cache, 16'000), nullptr);
+  for (int i = 0; i < 16; ++i) EXPECT_NE(heap_->allocate(cache, 8'000), nullptr);
 }
 
 TEST_F(KeptSpansTest, UnderPressureAreNone) {
@@ -291,6 +320,14 @@ TEST_F(KeptSpansTest, FromBeforeThePressureAreNotReused) {
   heap_.backing().set_under_pressure(true);
   static_cast<void>(allocate(cache, 12));
   EXPECT_EQ(pages_in_use(), 12U);
+}
+
+TEST_F(KeptSpansTest, AreNoneAfterTheLimitWasLiftedEither) {
+  const Cache cache(heap_);
+  heap_.backing().set_under_pressure(true);
+  heap_.backing().set_under_pressure(false);
+  heap_->free(cache, allocate(cache, 10));
+  EXPECT_EQ(pages_in_use(), 0U);
 }
 
 TEST_F(KeptSpansTest, GoBackWhenTheThreadGoesOnWithOthers) {

@@ -94,7 +94,7 @@ TEST_P(GuardsTest, FreeingDoesNotReadWhatWasEvicted) {
   ASSERT_NO_FATAL_FAILURE(begin(32 * kMiB));
   if (IsSkipped()) return;
   std::vector<Block> blocks;
-  for (std::uint32_t i = 0; i < 5000; ++i) blocks.push_back(allocate(16'384, i));
+  for (std::uint32_t i = 0; i < 5000; ++i) blocks.push_back(allocate(i % 2 == 0 ? 16'384 : 8'192, i));
   const std::uint64_t before = reads();
   for (const Block& block : blocks) heap().free(cache_, block.words);
   heap().trim(cache_);
