@@ -84,8 +84,7 @@ void RunSource::note_tides(GranuleCount allocated) {
   keep_bound({used_now}, {now});
 }
 
-// Purges what is dirty beyond the bound. A slack in which the largest run has no room would
-// keep pieces only.
+// Purges what is dirty beyond the bound. A slack in which the largest run has no room would keep pieces only.
 void RunSource::keep_bound(GranuleCount used, GranuleCount dirty) {
   const std::uint64_t highest = highest_.load(std::memory_order_relaxed);
   const std::uint64_t largest = largest_.load(std::memory_order_relaxed);
@@ -96,7 +95,7 @@ void RunSource::keep_bound(GranuleCount used, GranuleCount dirty) {
   if (resident <= bound + kSpare) return;
   const std::uint64_t begin = clock_();
   const Purged purged = purge_down_to(dirty - std::min(resident - bound, dirty));
-  if (purged.pages.value <= kSmallPurge.value * purged.pieces) note_purging(clock_() - begin);
+  if (purged.pages.value < kSmallPurge.value * purged.pieces) note_purging(clock_() - begin);
 }
 
 // Two threads that free spans of 10 to 300 KB at once spent a third of their time in purging, each time interrupting the

@@ -92,8 +92,9 @@ class alignas(64) ThreadCache {
   void grow_empty(MetadataPool& pool, SizeClass size_class, unsigned most);
   void note_full(SizeClass size_class) { was_full_ |= bit_of(size_class); }
   bool is_stretched(SizeClass size_class) const { return (stretched_ & bit_of(size_class)) != 0; }
-  // An empty magazine gives back what it has of these bytes; it has room for `most` objects from then on.
+  // An empty magazine gives back what it has of these bytes.
   void shrink_empty(MetadataPool& pool, SizeClass size_class);
+  // An empty magazine has room for `most` objects from then on; unchanged when the pool has no memory.
   void limit_empty(MetadataPool& pool, SizeClass size_class, unsigned most) {
     set_capacity(pool, size_class, most, Room::usual);
   }

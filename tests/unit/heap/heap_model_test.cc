@@ -175,7 +175,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Profile{"many processors", 512, 20 << 20, kPlenty, false, true, 100'000, Hardening::off, true},
                     Profile{"many processors, little memory", 512, 30 << 20, 2000, true, true, 100'000, Hardening::off,
                             true},
-                    Profile{"pressed", 512, 10 << 20, kPlenty, true, true, 100'000},
+                    Profile{"pressure", 512, 10 << 20, kPlenty, true, true, 100'000},
                     Profile{"no cache", 512, 10 << 20, kPlenty, false, false, 80'000},
                     Profile{"no memory", 512, 30 << 20, 4000, false, true, 150'000},
                     Profile{"little memory, no cache", 512, 30 << 20, 1000, true, false, 100'000},
