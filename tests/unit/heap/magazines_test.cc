@@ -1,0 +1,133 @@
+#include "heap/thread_cache.h"
+
+#include <gtest/gtest.h>
+
+#include <vector>
+
+#include "unit/heap/heap_fixture.h"
+
+namespace polder {
+namespace {
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+class MagazinesTest : public testing::Test {
+ protected:
+  HeapInstance heap_{256 * kMiB};
+};
+
+TEST_F(MagazinesTest, MagazinesStartSmallAndStayBounded) {
+  const Cache cache(heap_);
+  Heap::Statistics statistics;
+  void* const object = heap_->allocate(cache, 64);
+  heap_->statistics(statistics);
+  EXPECT_LE(statistics.small_bytes, 4U * 64);
+  EXPECT_EQ(statistics.thread_caches, 1U);
+  heap_->free(cache, object);
+
+  std::vector<void*> all;
+  for (int i = 0; i < 20'000; ++i) all.push_back(heap_->allocate(cache, 64));
+  for (void* const each : all) heap_->free(cache, each);
+  heap_->statistics(statistics);
+  EXPECT_LE(statistics.small_bytes, 64U << 10);
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
+TEST_F(MagazinesTest, UnderPressureMagazinesAreSmallerAlsoThoseFromBefore) {
+  const Cache cache(heap_);
+  const auto kept = [&](unsigned objects) {
+    std::vector<void*> all;
+    for (unsigned i = 0; i < objects; ++i) all.push_back(heap_->allocate(cache, 64));
+    for (void* const each : all) heap_->free(cache, each);
+    Heap::Statistics statistics;
+    heap_->statistics(statistics);
+    return statistics.small_bytes;
+  };
+  EXPECT_GT(kept(200'000), 32U << 10);
+  heap_.backing().set_under_pressure(true);
+  EXPECT_LE(kept(20'000), 16U << 10);
+}
+
+// A thread that takes and gives back a thousand objects at a time soon goes to the central list once for all of them, or
+// not at all, and what idles gives the room to others.
+TEST_F(MagazinesTest, MagazinesThatAreFullAndEmptyInTurnGrow) {
+  const Cache cache(heap_);
+  const auto refills = [this](SizeClass size_class) {
+    Heap::Statistics statistics;
+    heap_->statistics(statistics);
+    return statistics.classes[size_class.index - 1].refills;
+  };
+  const auto take_and_give = [&](std::size_t size, unsigned number) {
+    std::vector<void*> all;
+    for (unsigned i = 0; i < number; ++i) all.push_back(heap_->allocate(cache, size));
+    for (void* const each : all) heap_->free(cache, each);
+  };
+  const auto refills_at_last = [&](std::size_t size, unsigned number) {
+    for (int round = 0; round < 20; ++round) take_and_give(size, number);
+    const std::uint64_t before = refills(size_class_for(size));
+    for (int round = 0; round < 20; ++round) take_and_give(size, number);
+    return refills(size_class_for(size)) - before;
+  };
+  EXPECT_EQ(refills_at_last(64, 1000), 0U);
+  // There is not as much for a second class …
+  const std::uint64_t without = refills_at_last(80, 400);
+  EXPECT_GT(without, 20U);
+  // … before the first has been idle for long enough.
+  for (int round = 0; round < 400; ++round) take_and_give(kLargestSmall, 10);
+  EXPECT_LT(refills_at_last(80, 400), without);
+  Heap::Statistics statistics;
+  heap_->statistics(statistics);
+  EXPECT_LE(statistics.small_bytes, 3 * (64U << 10));
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
+// A few objects that a thread keeps of a class may be the last of as many slabs: who goes on with other objects gives them
+// back before there is much more memory, small or large as these objects are.
+TEST_F(MagazinesTest, IdleMagazinesAreFoundBeforeTheHeapHasGrown) {
+  const Cache cache(heap_);
+  std::vector<void*> objects;
+  for (int i = 0; i < 10'000; ++i) objects.push_back(heap_->allocate(cache, 80));
+  for (void* const object : objects) heap_->free(cache, object);
+  const auto handed_out = [&] {
+    Heap::Statistics statistics;
+    heap_->statistics(statistics);
+    return statistics.classes[size_class_for(80).index - 1].handed_out;
+  };
+  EXPECT_GT(handed_out(), 50U);
+  objects.clear();
+  for (std::size_t bytes = 0; bytes < 4 * kMiB; bytes += 8192) objects.push_back(heap_->allocate(cache, 8192));
+  EXPECT_EQ(handed_out(), 0U);
+  for (void* const object : objects) heap_->free(cache, object);
+}
+
+TEST_F(MagazinesTest, CachesComeAndGo) {
+  std::vector<ThreadCache*> caches;
+  std::vector<void*> objects;
+  for (int i = 0; i < 50; ++i) {
+    caches.push_back(heap_->create_cache());
+    for (std::size_t size = 1; size < 40'000; size = size * 3 / 2 + 1) {
+      objects.push_back(heap_->allocate(caches.back(), size));
+    }
+  }
+  heap_->verify();
+  // Every object goes into the last cache, the others leave in an order of their own.
+  for (void* const object : objects) heap_->free(caches.back(), object);
+  for (std::size_t i = 0; i < caches.size(); i += 2) heap_->destroy_cache(caches[i]);
+  heap_->verify();
+  for (std::size_t i = caches.size() - 1; i < caches.size(); i -= 2) heap_->destroy_cache(caches[i]);
+  heap_.expect_empty();
+}
+
+TEST(ThreadCache, TheEmptyCacheMisses) {
+  ThreadCache* const empty = ThreadCache::empty();
+  int object = 0;
+  for (unsigned kind = 0; kind < kGranuleKindCount; ++kind) {
+    EXPECT_EQ(empty->try_allocate(SizeClass{static_cast<std::uint8_t>(kind)}), nullptr);
+    EXPECT_FALSE(empty->try_free(static_cast<GranuleKind>(kind), &object));
+  }
+}
+
+}  // namespace
+}  // namespace polder
