@@ -74,6 +74,7 @@ void take_options(const char* text, ManagerOptions& chosen) {
   chosen.swap_directory = options.swap_dir.text;
   chosen.swap_bytes = options.swap_size;
   chosen.io = options.io;
+  chosen.policy = options.policy;
   chosen.statistics = map_statistics(options);
   chosen.hardening = options.hardened ? Hardening::on : Hardening::off;
 }

@@ -119,13 +119,22 @@ bool read(Kind, Slice text, os::IoBackend& value, Writer<kSize>& why) {
 }
 
 template <std::size_t kSize>
-bool read(Kind, Slice text, EvictionPolicy& value, Writer<kSize>& why) {
-  if (!equal(text, "lru")) {
-    why.character('\'').text(text.data, text.length).text("' is not lru");
-    return false;
+bool read(Kind, Slice text, PolicyKind& value, Writer<kSize>& why) {
+  constexpr struct {
+    const char* name;
+    PolicyKind kind;
+  } kPolicies[]{{"fifo", PolicyKind::fifo},
+                {"clock", PolicyKind::clock},
+                {"enhanced-clock", PolicyKind::enhanced_clock},
+                {"lru", PolicyKind::two_list_lru},
+                {"mglru", PolicyKind::multi_gen_lru}};
+  for (const auto& policy : kPolicies) {
+    if (!equal(text, policy.name)) continue;
+    value = policy.kind;
+    return true;
   }
-  value = EvictionPolicy::lru;
-  return true;
+  why.character('\'').text(text.data, text.length).text("' is none of fifo, clock, enhanced-clock, lru, mglru");
+  return false;
 }
 
 template <std::size_t kSize>

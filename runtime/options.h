@@ -7,11 +7,9 @@
 
 #include "base/errno.h"
 #include "os/io_engine.h"
+#include "pager/policy/kind.h"
 
 namespace polder::runtime {
-
-// Which pages are evicted first.
-enum class EvictionPolicy : unsigned char { lru };
 
 // A NUL-terminated string that an option carries: a path.
 struct OptionText {
@@ -33,12 +31,12 @@ namespace option_type {
 using size = std::uint64_t;
 using string = OptionText;
 using backend = os::IoBackend;
-using policy = EvictionPolicy;
+using policy = PolicyKind;
 using number = std::uint64_t;
 using flag = bool;
 
 inline constexpr os::IoBackend automatic = os::IoBackend::automatic;
-inline constexpr EvictionPolicy lru = EvictionPolicy::lru;
+inline constexpr PolicyKind default_policy = kDefaultPolicy;
 
 constexpr size default_value(size value) { return value; }
 constexpr size default_value(int value) { return static_cast<size>(value); }

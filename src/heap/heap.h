@@ -43,6 +43,7 @@
 #include "heap/granule_map.h"
 #include "heap/hardening.h"
 #include "heap/large.h"
+#include "heap/object_extents.h"
 #include "heap/quarantine.h"
 #include "heap/run_source.h"
 #include "heap/size_class.h"
@@ -105,6 +106,7 @@ class Heap {
 
   // What is free and resident, for the pager.
   FreePages& free_pages() { return runs_; }
+  const ObjectMap& objects() const { return extents_; }
 
   // A cache for one thread; null without memory (the thread goes on with the empty one).
   ThreadCache* create_cache();
@@ -201,6 +203,7 @@ class Heap {
   Backing& backing_;
   Buddy& buddy_;
   RunSource runs_;
+  ObjectExtents extents_{map_};
   Spans spans_;
   LargeRuns large_;
   Quarantine quarantine_;

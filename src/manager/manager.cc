@@ -61,11 +61,12 @@ Manager::Manager(const ManagerOptions& options)
       pager_(PagerOptions{.swap_directory = options.swap_directory,
                           .swap_bytes = options.swap_bytes,
                           .io = options.io,
+                          .policy = options.policy,
                           .hooks = {.enter_unevictable = options.enter_unevictable,
                                     .leave_unevictable = options.leave_unevictable}},
              arena_, space_, pool_, budget_, metadata_per_chunk(), *statistics_),
       heap_(arena_, buddy_, pager_.backing(), pool_, space_, options.hardening) {
-  pager_.set_free_pages(heap_.free_pages());
+  pager_.set_heap({.free_pages = &heap_.free_pages(), .objects = &heap_.objects()});
   // A huge page would make resident what was neither handed out nor charged.
   if (budget_.limited()) os::advise_huge_pages(arena_.base(), arena_.size(), os::HugePages::never);
   publish_layout();

@@ -26,6 +26,7 @@ struct ManagerOptions {
   const char* swap_directory = "/var/tmp";  // must stay valid
   std::uint64_t swap_bytes = 0;             // 0: what the filesystem has free less 5 %
   os::IoBackend io = os::IoBackend::automatic;
+  PolicyKind policy = kDefaultPolicy;
   StatisticsSegment* statistics = nullptr;  // null: counted privately
   void (*enter_unevictable)() = [] {};      // see AllocationHooks
   void (*leave_unevictable)() = [] {};

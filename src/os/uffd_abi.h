@@ -14,6 +14,7 @@ constexpr int kUserModeOnly = 1;
 
 // Feature bits of UFFDIO_API.
 constexpr std::uint64_t kFeatureThreadId = std::uint64_t{1} << 8;
+constexpr std::uint64_t kFeatureExactAddress = std::uint64_t{1} << 11;
 constexpr std::uint64_t kFeaturePoison = std::uint64_t{1} << 14;
 constexpr std::uint64_t kFeatureMove = std::uint64_t{1} << 16;
 

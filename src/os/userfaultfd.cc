@@ -64,7 +64,7 @@ bool running_kernel_moves_safely() {
 }
 
 std::uint64_t wanted_features(std::uint64_t offered) {
-  std::uint64_t wanted = offered & (uffd::kFeatureThreadId | uffd::kFeaturePoison | uffd::kFeatureMove);
+  std::uint64_t wanted = offered & (uffd::kFeatureThreadId | uffd::kFeatureExactAddress | uffd::kFeaturePoison | uffd::kFeatureMove);
   if (!running_kernel_moves_safely()) wanted &= ~uffd::kFeatureMove;
   return wanted;
 }
@@ -186,6 +186,7 @@ std::size_t Userfaultfd::parse_faults(const void* messages, std::size_t size, Fa
     if (message.event != uffd::kEventPagefault) continue;
     Fault& fault = faults[count++];
     fault.address = static_cast<std::uintptr_t>(message.address) & ~(kPageSize - 1);
+    fault.offset = static_cast<std::uint16_t>(message.address & (kPageSize - 1));
     fault.thread = features_.thread_id ? message.thread : 0;
     fault.write = (message.flags & uffd::kPagefaultWrite) != 0;
   }

@@ -23,6 +23,7 @@ struct UffdFeatures {
 struct Fault {
   std::uintptr_t address;  // page aligned
   std::uint32_t thread;    // kernel thread id; 0 when the kernel does not say
+  std::uint16_t offset;    // in the page; 0 when the kernel does not say
   bool write;
 };
 

@@ -67,8 +67,8 @@ Errno Converter::convert_locked(BlockId block) {
   parts_.blocks.end_conversion_locked(block);
   for (std::uint32_t i = 0; i < kFoliosPerBlock; ++i) {
     const std::uint32_t first = i * kPagesPerFolio;
-    if ((present[first / 64] >> (first % 64) & ((1U << kPagesPerFolio) - 1)) != 0) {
-      parts_.policy.arrived(FolioId{block.value * kFoliosPerBlock + i}, Arrival::converted);
+    if (const auto there = static_cast<PageMask>(present[first / 64] >> (first % 64)); there != 0) {
+      parts_.policy.arrived(FolioId{block.value * kFoliosPerBlock + i}, there, Arrival::converted);
     }
   }
   parts_.budget.uncharge(absent);
@@ -138,7 +138,7 @@ PageCount Converter::adopt_block(BlockId block, const std::uint64_t* present) {
     switch (word.state()) {
       case PageState::resident:
         resident += PageCount{1};
-        parts_.policy.arrived(folio_of(page), Arrival::converted);
+        parts_.policy.arrived(folio_of(page), mask_of(page, 1), Arrival::converted);
         if (word.retained()) parts_.store.recount(Location::from_bits(word.location()));
         break;
       case PageState::stored:

@@ -1,6 +1,5 @@
 #include "pager/evictor.h"
 
-#include <array>
 #include <bit>
 #include <cerrno>
 #include <memory>
@@ -24,12 +23,12 @@ PageCount Evictor::stage_victims_locked() {
   Cluster* const cluster = parts_.staging.take_empty(clusters_allowed());
   if (cluster == nullptr) return {};
   PageCount evicted;
-  // What is refused goes back to the lists: each folio is looked at once.
+  // What is refused goes back to the lists, and does not come again before the others.
   for (std::uint64_t left = parts_.policy.aged().value;
        left != 0 && cluster->windows < Cluster::kFolios && cluster->count < Cluster::kEnoughPages; --left) {
-    std::array<FolioId, 1> victim;
-    if (parts_.policy.choose(victim) == 0) break;
-    evicted += evict_folio_locked(victim[0], *cluster);
+    Victim victim;
+    if (!parts_.policy.choose(victim)) break;
+    evicted += evict_folio_locked(victim, *cluster);
   }
   if (cluster->count == 0) {
     parts_.staging.give_back(*cluster);
@@ -41,7 +40,8 @@ PageCount Evictor::stage_victims_locked() {
   return evicted;
 }
 
-PageCount Evictor::evict_folio_locked(FolioId folio, Cluster& cluster) {
+PageCount Evictor::evict_folio_locked(const Victim& victim, Cluster& cluster) {
+  const FolioId folio = victim.folio;
   // With swap full only pages that have a stored copy may be able to leave. Now and then all are tried: same-filled pages
   // need no slot, and slots come free.
   const bool only_copies = parts_.store.full() && ++full_rounds_ % 16 != 0;
@@ -53,7 +53,8 @@ PageCount Evictor::evict_folio_locked(FolioId folio, Cluster& cluster) {
   for (std::uint32_t i = 0; i < kPagesPerFolio; ++i) {
     const PageId page{base.value + i};
     PageWord word = parts_.table.load(page);
-    while (word.state() == PageState::resident && (word.retained() || !only_copies)) {
+    const bool wanted = (victim.pages & bit(i)) != 0;
+    while (wanted && word.state() == PageState::resident && (word.retained() || !only_copies)) {
       if (parts_.table.transition(page, word, word.with_state(PageState::evicting))) {
         claimed |= bit(i);
         break;
@@ -80,10 +81,15 @@ PageCount Evictor::evict_folio_locked(FolioId folio, Cluster& cluster) {
     first = end;
   }
   if (evicted.value != 0) ++cluster.windows;
-  parts_.gate.open(folio);
-  if (evicted.value != static_cast<std::uint32_t>(std::popcount(claimed | barriers))) {
-    parts_.policy.arrived(folio, Arrival::refused);
+  std::uint32_t stayed = barriers & victim.pages;
+  if (evicted.value != static_cast<std::uint32_t>(std::popcount(claimed))) {
+    for (std::uint32_t i = 0; i < kPagesPerFolio; ++i) {
+      const bool refused = parts_.table.load(PageId{base.value + i}).state() == PageState::resident;
+      if ((claimed & bit(i)) != 0 && refused) stayed |= bit(i);
+    }
   }
+  parts_.gate.open(folio);
+  if (stayed != 0) parts_.policy.arrived(folio, static_cast<PageMask>(stayed), Arrival::refused);
   return evicted;
 }
 
@@ -431,7 +437,7 @@ bool Evictor::put_back(const StagedPage& staged, const Cluster& cluster) {
     parts_.uffd.wake(parts_.arena.address(staged.page), kPageSize);  // a fault may have met it in between
     return false;
   }
-  parts_.policy.arrived(folio_of(staged.page), Arrival::refused);
+  parts_.policy.arrived(folio_of(staged.page), mask_of(staged.page, 1), Arrival::refused);
   return true;
 }
 

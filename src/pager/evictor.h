@@ -72,7 +72,7 @@ class Evictor {
   void reset_in_child() POLDER_NO_THREAD_SAFETY_ANALYSIS;
 
  private:
-  PageCount evict_folio_locked(FolioId folio, Cluster& cluster) POLDER_REQUIRES(mutex_);
+  PageCount evict_folio_locked(const Victim& victim, Cluster& cluster) POLDER_REQUIRES(mutex_);
   PageCount move_stretch(FolioId folio, std::uint32_t first, std::uint32_t end, std::uint32_t claimed,
                          Cluster& cluster);
   void stage_page(PageId page, std::uint32_t position, Cluster& cluster);

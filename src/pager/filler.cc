@@ -18,6 +18,9 @@ namespace {
 // Pages filled ahead of a first touch that follows its predecessor. A fault costs 8 µs, each further page 0.8.
 constexpr std::uint32_t kZeroWindow = 8;
 
+// What is read, or taken back, of an object at once. (A read of 64 KiB takes twice as long as one of 4.)
+constexpr PageCount kObjectWindow{kPagesPerFolio};
+
 // Pages that only the forking thread may take while it forks.
 constexpr PageCount kForkReserve{8};
 
@@ -201,23 +204,50 @@ Resolution Filler::fill_zero(PageId page, const os::Fault& fault) {
     parts_.uffd.wake(parts_.arena.address(page), kPageSize);  // the mapping is gone: the toucher finds out by itself
     return Resolution::done;
   }
-  parts_.policy.arrived(folio_of(page), Arrival::zero);
+  parts_.policy.arrived(folio_of(page), mask_of(page, installed), Arrival::zero);
   count_alone(parts_.statistics->pager.fills_zero, installed);
   return Resolution::done;
 }
 
 Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault) {
   if (!charge_one(fault)) return take_back_by_move(page, word);
+  switch (copy_back(page, word)) {
+    case CopiedBack::in_transition:
+      return Resolution::transition;
+    case CopiedBack::no_mapping:
+      return Resolution::done;
+    case CopiedBack::yes:
+      break;
+  }
+  count_alone(parts_.statistics->pager.soft_faults);
+  take_back_others(page, fault);
+  return Resolution::done;
+}
+
+// Of the page's object: what is staged too.
+void Filler::take_back_others(PageId page, const os::Fault& fault) {
+  const Run object = object_of(page, fault);
+  for (PageId other = object.first; other < object.end(); ++other) {
+    if (!parts_.blocks.known(block_of(other)) || parts_.blocks.mode(block_of(other)) != BlockMode::managed) return;
+    const PageWord word = parts_.table.load(other);
+    if (word.state() != PageState::staged || word.discarded()) continue;
+    if (!parts_.budget.try_charge(PageCount{1}, parts_.budget.watermarks().min)) return;
+    static_cast<void>(copy_back(other, word));
+  }
+}
+
+// Precondition: a page is charged for it; given back when it is not copied.
+Filler::CopiedBack Filler::copy_back(PageId page, PageWord word) {
   if (!begin(page, word)) {
     parts_.budget.uncharge(PageCount{1});
-    return Resolution::transition;
+    return CopiedBack::in_transition;
   }
   const char* const source = parts_.staging.address(word.staging_page());
   const os::Presence presence = pagemap_->presence(source);
   if (presence == os::Presence::unknown) {
     revert(page);
     parts_.budget.uncharge(PageCount{1});
-    return Resolution::transition;
+    return CopiedBack::in_transition;
   }
   // A hole here would make the loop wait for itself.
   POLDER_CHECK(presence == os::Presence::present, "a page being taken back is in staging", page.value, word.bits(),
@@ -226,10 +256,10 @@ Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault)
     revert(page);
     parts_.budget.uncharge(PageCount{1});
     parts_.uffd.wake(parts_.arena.address(page), kPageSize);
-    return Resolution::done;
+    return CopiedBack::no_mapping;
   }
   took_back(page);
-  return Resolution::done;
+  return CopiedBack::yes;
 }
 
 // Without room for a copy the staging page itself moves back, if nobody works on its cluster.
@@ -240,6 +270,7 @@ Resolution Filler::take_back_by_move(PageId page, PageWord word) {
   if (begin(page, word)) {
     if (evictor_.take_back_by_move_locked(page, word.staging_page())) {
       took_back(page);
+      count_alone(parts_.statistics->pager.soft_faults);
       resolution = Resolution::done;
     } else {
       revert(page);
@@ -253,8 +284,7 @@ Resolution Filler::take_back_by_move(PageId page, PageWord word) {
 
 void Filler::took_back(PageId page) {
   finish(page, Copy::none);
-  parts_.policy.arrived(folio_of(page), Arrival::staged);
-  count_alone(parts_.statistics->pager.soft_faults);
+  parts_.policy.arrived(folio_of(page), mask_of(page, 1), Arrival::staged);
   count_alone(parts_.statistics->pager.fills_staged);
 }
 
@@ -281,17 +311,24 @@ Resolution Filler::fill_pattern(PageId page, PageWord word, const os::Fault& fau
   parts_.store.release(location);
   parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
   parts_.statistics->reclaim.same_filled_pages.fetch_sub(1, std::memory_order_relaxed);
-  parts_.policy.arrived(folio_of(page), Arrival::stored);
+  parts_.policy.arrived(folio_of(page), mask_of(page, 1), Arrival::stored);
   count_alone(parts_.statistics->pager.fills_same_filled);
   return Resolution::done;
 }
 
 Resolution Filler::start_read(PageId page, const os::Fault& fault) {
-  Read* const read = free_read();
+  Read* const read = free_read(0);
   if (read == nullptr) return Resolution::transition;
   const std::uint32_t window = readahead_.window(page);
+  const Run object = object_of(page, fault);
+  const bool whole_object = object.pages.value > 1 && object.end() - page >= PageCount{window};
   PageCount claimed{0};
-  if (window > 1) claimed = claim_stored(page, window);
+  // Reading ahead must not evict; what belongs to the object is as good as asked for.
+  if (whole_object) {
+    claimed = claim_stored(page, static_cast<std::uint32_t>((object.end() - page).value), parts_.budget.watermarks().min);
+  } else if (window > 1) {
+    claimed = claim_stored(page, window, parts_.budget.watermarks().low);
+  }
   if (claimed.value == 0) {
     if (!charge_one(fault)) return Resolution::no_room;
     PageWord word = parts_.table.load(page);
@@ -301,32 +338,59 @@ Resolution Filler::start_read(PageId page, const os::Fault& fault) {
     }
     claimed = PageCount{1};
   }
-  submit_new(*read, page, claimed, Asked::by_fault);
-  readahead_.advance(window > 1 ? read_on(page + claimed, window - static_cast<std::uint32_t>(claimed.value))
-                                : page + claimed);
+  submit_new(*read, page, claimed, whole_object ? claimed : PageCount{1}, Asked::by_fault);
+  PageId next = page + claimed;
+  if (whole_object) {
+    read_others({next, object.end() - next});
+    read_others({object.first, page - object.first});
+    next = object.end();
+  } else if (window > 1) {
+    next = read_on(next, window - static_cast<std::uint32_t>(claimed.value), Asked::ahead);
+  }
+  readahead_.advance(next);
   return Resolution::done;
 }
 
-// The rest of a stream's window, a read for each stretch, as long as there are buffers and room. Where it ended.
-PageId Filler::read_on(PageId page, std::uint32_t window) {
+// The rest of a window, a read for each stretch, as long as there are buffers and room. Where it ended.
+PageId Filler::read_on(PageId page, std::uint32_t window, Asked asked) {
+  const Watermarks marks = parts_.budget.watermarks();
   while (window != 0) {
-    Read* const read = free_read();
+    // Some stay for faults.
+    Read* const read = free_read(std::max(read_count_ / 4, 1U));
     if (read == nullptr) break;
-    const PageCount claimed = claim_stored(page, window);
+    const PageCount claimed = claim_stored(page, window, asked == Asked::ahead ? marks.low : marks.min);
     if (claimed.value == 0) break;
-    submit_new(*read, page, claimed, Asked::ahead);
+    submit_new(*read, page, claimed, asked == Asked::ahead ? PageCount{0} : claimed, asked);
     page = page + claimed;
     window -= static_cast<std::uint32_t>(claimed.value);
   }
   return page;
 }
 
-// Claims and charges stored pages from `first` on that lie in one folio and in consecutive slots, at most `window`.
-// None when memory is short: reading ahead must not evict.
-PageCount Filler::claim_stored(PageId first, std::uint32_t window) {
+// What is stored of these pages of an object.
+void Filler::read_others(Run others) {
+  for (PageId page = others.first; page < others.end();) {
+    const PageId next = read_on(page, static_cast<std::uint32_t>((others.end() - page).value), Asked::with_object);
+    page = next == page ? page + PageCount{1} : next;
+  }
+}
+
+// The pages of the object that the fault is about, as far as they are worth having at once; at least its own.
+Run Filler::object_of(PageId page, const os::Fault& fault) const {
+  if (objects_ == nullptr) return {page, {1}};
+  return objects_->pages_of_object(reinterpret_cast<const void*>(fault.address + fault.offset), kObjectWindow);
+}
+
+// Claims and charges stored pages from `first` on that lie in one folio and in consecutive slots, at most `window`, and
+// no more than would leave `reserve` free.
+PageCount Filler::claim_stored(PageId first, std::uint32_t window, PageCount reserve) {
+  const PageCount free = parts_.budget.free();
+  const std::uint64_t room = free > reserve ? (free - reserve).value : 0;
+  window = static_cast<std::uint32_t>(std::min<std::uint64_t>(window, room));
   window = std::min(window, kPagesPerFolio - first.value % kPagesPerFolio);
+  if (window == 0) return {};
   if (!parts_.blocks.known(block_of(first)) || parts_.blocks.mode(block_of(first)) != BlockMode::managed) return {};
-  if (!parts_.budget.try_charge(PageCount{window}, parts_.budget.watermarks().low)) return {};
+  if (!parts_.budget.try_charge(PageCount{window}, reserve)) return {};
   const PageWord start = parts_.table.load(first);
   std::uint32_t claimed = 0;
   for (; claimed < window; ++claimed) {
@@ -339,16 +403,19 @@ PageCount Filler::claim_stored(PageId first, std::uint32_t window) {
   return PageCount{claimed};
 }
 
-Filler::Read* Filler::free_read() {
+// Null when not more than `spare` are free.
+Filler::Read* Filler::free_read(unsigned spare) {
+  if (reads_outstanding_ + spare >= read_count_) return nullptr;
   for (unsigned i = 0; i < read_count_; ++i) {
     if (reads_[i].count == 0) return &reads_[i];
   }
   return nullptr;
 }
 
-void Filler::submit_new(Read& read, PageId first, PageCount count, Asked asked) {
+void Filler::submit_new(Read& read, PageId first, PageCount count, PageCount wanted, Asked asked) {
   read.first = first;
   read.count = static_cast<std::uint32_t>(count.value);
+  read.wanted = static_cast<std::uint32_t>(wanted.value);
   read.asked = asked;
   read.attempts = 0;
   read.submitted_ns = os::monotonic_ns();
@@ -405,7 +472,12 @@ void Filler::read_completed(const os::IoCompletion& completion) {
   }
   count_alone(statistics.pager.fills_swap, asked ? 1 : 0);
   count_alone(statistics.pager.fills_readahead, read.count - (asked ? 1 : 0));
-  parts_.policy.arrived(folio_of(read.first), asked ? Arrival::stored : Arrival::ahead);
+  const FolioId folio = folio_of(read.first);
+  const std::uint32_t wanted = std::min(read.wanted, read.count);
+  if (wanted != 0) parts_.policy.arrived(folio, mask_of(read.first, wanted), Arrival::stored);
+  if (wanted < read.count) {
+    parts_.policy.arrived(folio, mask_of(read.first + PageCount{wanted}, read.count - wanted), Arrival::ahead);
+  }
   read.count = 0;
   --reads_outstanding_;
 }

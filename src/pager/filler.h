@@ -3,8 +3,9 @@
 // The life of a fault:
 //   1. the fault loop reads the message; the word's state decides
 //   2. untouched   room for the page (and its neighbours, where touches run forward); zeros are copied in
-//      staged      room; the bytes are copied back out of staging: a soft fault
-//      stored      room; same-filled bytes are made up; others are read, with a window of neighbours, asynchronously
+//      staged      room; the bytes are copied back out of staging, with what else of the object is there: a soft fault
+//      stored      room; same-filled bytes are made up; others are read, asynchronously: with what else belongs to their
+//                  object, or a stream's window
 //      in transition, or no room: the fault is parked and tried again when something changed
 //   3. the page is installed with UFFDIO_COPY, which wakes its waiters; the word becomes resident; the policy learns
 //   4. a read that fails, or whose hash differs, poisons its page: whoever touches it gets SIGBUS, nobody gets garbage
@@ -36,8 +37,9 @@ class Filler {
  public:
   static constexpr unsigned kMaxReads = 64;
 
-  Filler(PagerParts& parts, Evictor& evictor, Courtesy& courtesy)
-      : parts_(parts), evictor_(evictor), courtesy_(courtesy) {}
+  // `objects` may be null: pages come one by one then, unless they are a stream's.
+  Filler(PagerParts& parts, Evictor& evictor, Courtesy& courtesy, const ObjectMap* objects)
+      : parts_(parts), evictor_(evictor), courtesy_(courtesy), objects_(objects) {}
 
   // Buffers for `reads` concurrent reads of up to a folio each; their size. ENOMEM.
   static PageCount memory_for(unsigned reads) { return PageCount{1 + std::uint64_t{reads} * kPagesPerFolio}; }
@@ -71,11 +73,13 @@ class Filler {
   void plug(std::uintptr_t address);
 
  private:
-  enum class Asked : std::uint8_t { by_fault, ahead };  // its first page
+  // Its first page: by a fault; with a page of its object that was; ahead of a stream.
+  enum class Asked : std::uint8_t { by_fault, with_object, ahead };
 
   struct Read {
     PageId first;
     std::uint32_t count = 0;        // 0: free
+    std::uint32_t wanted = 0;       // the first of them, that are as good as asked for
     unsigned attempts = 0;          // that failed
     std::uint64_t retry_at_ns = 0;  // 0: with the device
     std::uint64_t submitted_ns = 0;
@@ -94,14 +98,19 @@ class Filler {
 
   Resolution fill_zero(PageId page, const os::Fault& fault);
   Resolution take_back(PageId page, PageWord word, const os::Fault& fault);
+  enum class CopiedBack : std::uint8_t { yes, no_mapping, in_transition };
+  CopiedBack copy_back(PageId page, PageWord word);
+  void take_back_others(PageId page, const os::Fault& fault);
   Resolution take_back_by_move(PageId page, PageWord word);
   void took_back(PageId page);
   Resolution fill_pattern(PageId page, PageWord word, const os::Fault& fault);
   Resolution start_read(PageId page, const os::Fault& fault);
-  PageId read_on(PageId page, std::uint32_t window);
-  PageCount claim_stored(PageId first, std::uint32_t window);
-  Read* free_read();
-  void submit_new(Read& read, PageId first, PageCount count, Asked asked);
+  PageId read_on(PageId page, std::uint32_t window, Asked asked);
+  void read_others(Run others);
+  PageCount claim_stored(PageId first, std::uint32_t window, PageCount reserve);
+  Run object_of(PageId page, const os::Fault& fault) const;
+  Read* free_read(unsigned spare);
+  void submit_new(Read& read, PageId first, PageCount count, PageCount wanted, Asked asked);
   Resolution check_present(PageId page);
   std::uint32_t zero_window(PageId page) const;
   std::uint32_t handed_out_from(PageId page) const;
@@ -113,6 +122,7 @@ class Filler {
   PagerParts& parts_;
   Evictor& evictor_;
   Courtesy& courtesy_;
+  const ObjectMap* const objects_;
   os::IoEngine* engine_ = nullptr;
   os::Pagemap* pagemap_ = nullptr;
   Readahead readahead_;

@@ -37,13 +37,13 @@ std::size_t Pager::metadata_bytes(PageCount pages) {
   return MetadataArray<std::atomic<std::uint64_t>>::bytes_for(pages.value) +
          MetadataArray<Pageblocks::Block>::bytes_for(blocks_of(pages)) +
          MetadataArray<std::atomic<std::uint8_t>>::bytes_for(folios_of(pages)) +
-         MetadataArray<TwoListLru::Node>::bytes_for(folios_of(pages));
+         MetadataArray<AgeingNode>::bytes_for(folios_of(pages));
 }
 
 std::size_t Pager::metadata_bytes_per_chunk() {
   constexpr std::size_t kPages = Arena::kChunkSize / kPageSize;
   return kPages * sizeof(std::uint64_t) + kPages / kPagesPerBlock * sizeof(Pageblocks::Block) +
-         kPages / kPagesPerFolio * (1 + sizeof(TwoListLru::Node));
+         kPages / kPagesPerFolio * (1 + sizeof(AgeingNode));
 }
 
 Pager::Pager(const PagerOptions& options, Arena& arena, MetadataSpace& space, MetadataPool& pool, Budget& budget,
@@ -176,7 +176,8 @@ bool Pager::start_service_threads() {
       announce(Errno(ENOMEM));
       return false;
     }
-    service_ = new (memory) PagingService(vm_, gate_flags_, ageing_nodes_, wakeups_, thread_cpus_, free_pages_, cpus_);
+    service_ = new (memory) PagingService(vm_, gate_flags_, options_.policy, ageing_nodes_, wakeups_, thread_cpus_,
+                                          heap_, cpus_);
   }
   options_.hooks.enter_unevictable();
   const Errno error = os::start_service_thread(fault_thread, this, "polder-pager", kServiceStack);
@@ -354,7 +355,7 @@ void Pager::fork_child() {
   service_->fault_loop.reset_in_child();
   service_->converter.reset_in_child();
   service_->reclaimer.reset_in_child();
-  service_->policy.reset_in_child(FolioId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kFoliosPerBlock)});
+  (*service_->policy).reset_in_child(FolioId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kFoliosPerBlock)});
   std::construct_at(&service_->uffd);  // the descriptor was the parent's service threads'
   budget_.reset_in_child();
   service_->evictor.note_fork();

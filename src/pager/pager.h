@@ -15,15 +15,14 @@
 #include "os/io_engine.h"
 #include "os/thread.h"
 #include "pager/parts.h"
+#include "pager/policy/kind.h"
 #include "pager/provider.h"
 #include "pager/service.h"
 #include "pager/thread_cpus.h"
-#include "pager/two_list_lru.h"
 #include "pager/wakeups.h"
 #include "store/store.h"
 #include "vm/arena.h"
 #include "vm/budget.h"
-#include "vm/free_pages.h"
 #include "vm/metadata.h"
 
 namespace polder {
@@ -38,6 +37,7 @@ struct PagerOptions {
   const char* swap_directory = "/var/tmp";  // must stay valid
   std::uint64_t swap_bytes = 0;             // 0: what the filesystem has free less 5 %
   os::IoBackend io = os::IoBackend::automatic;
+  PolicyKind policy = kDefaultPolicy;
   AllocationHooks hooks;
 };
 
@@ -53,8 +53,8 @@ class Pager final : public PressureRelief {
   ~Pager();
 
   Backing& backing() { return provider_; }
-  // Memory that nobody uses: purged before anything is evicted. Before allow_threads().
-  void set_free_pages(FreePages& pages) { free_pages_ = &pages; }
+  // Before allow_threads().
+  void set_heap(const HeapParts& heap) { heap_ = heap; }
   ThreadCpus& thread_cpus() { return thread_cpus_; }
   Pageblocks& blocks() { return blocks_; }
   const PageTable& table() const { return table_; }
@@ -116,10 +116,10 @@ class Pager final : public PressureRelief {
   PageTable table_;
   Pageblocks blocks_;
   MetadataArray<std::atomic<std::uint8_t>> gate_flags_;
-  MetadataArray<TwoListLru::Node> ageing_nodes_;
+  MetadataArray<AgeingNode> ageing_nodes_;
   StatisticsSegment* statistics_;
   VmParts vm_;
-  FreePages* free_pages_ = nullptr;  // immutable once paging is armed
+  HeapParts heap_;  // immutable once paging is armed
   const os::CpuSet cpus_ = os::CpuSet::of_process();
   Wakeups wakeups_;
   ThreadCpus thread_cpus_;

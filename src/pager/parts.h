@@ -4,16 +4,24 @@
 #include "base/statistics_segment.h"
 #include "os/userfaultfd.h"
 #include "pager/folio_gate.h"
-#include "pager/policy.h"
+#include "pager/policy/policy.h"
 #include "pager/staging.h"
 #include "pager/wakeups.h"
 #include "store/store.h"
 #include "vm/arena.h"
 #include "vm/budget.h"
+#include "vm/free_pages.h"
+#include "vm/object_map.h"
 #include "vm/page_table.h"
 #include "vm/pageblocks.h"
 
 namespace polder {
+
+// The heap's, once it is there; null where the pager has none.
+struct HeapParts {
+  FreePages* free_pages = nullptr;  // purged before anything is evicted
+  const ObjectMap* objects = nullptr;
+};
 
 // From the start.
 struct VmParts {

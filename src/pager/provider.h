@@ -11,7 +11,6 @@
 
 #include "pager/parts.h"
 #include "pager/relocator.h"
-#include "pager/two_list_lru.h"
 #include "vm/backing.h"
 
 namespace polder {
@@ -43,7 +42,7 @@ class Provider final : public Backing {
  public:
   // Metadata that describes one chunk of the arena, by all who keep some; charged when the chunk is committed.
   Provider(VmParts& parts, Arena& arena, MetadataArray<std::atomic<std::uint8_t>>& gate_flags,
-           MetadataArray<TwoListLru::Node>& ageing_nodes, PressureRelief& relief, PageCount metadata_per_chunk)
+           MetadataArray<AgeingNode>& ageing_nodes, PressureRelief& relief, PageCount metadata_per_chunk)
       : parts_(parts),
         arena_(arena),
         gate_flags_(gate_flags),
@@ -96,7 +95,7 @@ class Provider final : public Backing {
   VmParts& parts_;
   Arena& arena_;
   MetadataArray<std::atomic<std::uint8_t>>& gate_flags_;
-  MetadataArray<TwoListLru::Node>& ageing_nodes_;
+  MetadataArray<AgeingNode>& ageing_nodes_;
   PressureRelief& relief_;
   const PageCount metadata_per_chunk_;
   Relocator relocator_{parts_};

@@ -20,26 +20,27 @@ class Readahead {
   // Faults in a row that make a stream worth reading ahead of: two are an object that spans two pages.
   static constexpr std::uint32_t kTrusted = 3;
 
-  // Pages worth reading from `page` on, at least 1.
+  // Pages worth reading from `page` on, at least 1. Nothing is noted before advance(): a fault that has to be tried again is
+  // no other one.
   std::uint32_t window(PageId page) {
     Stream* oldest = &streams_[0];
     for (Stream& stream : streams_) {
       if (stream.window != 0 && stream.next == page) {
-        ++stream.length;
-        stream.window = stream.length < kTrusted ? 1 : std::min(2 * stream.window, kMaxWindow);
-        stream.used = ++clock_;
         current_ = &stream;
-        return stream.window;
+        found_ = {.next = page,
+                  .window = stream.length + 1 < kTrusted ? 1 : std::min(2 * stream.window, kMaxWindow),
+                  .length = stream.length + 1};
+        return found_.window;
       }
       if (stream.used < oldest->used) oldest = &stream;
     }
-    *oldest = Stream{.next = page, .window = 1, .length = 1, .used = ++clock_};
     current_ = oldest;
+    found_ = {.next = page, .window = 1, .length = 1};
     return 1;
   }
 
-  // What was really read for the last window(): the stream expects the page behind it.
-  void advance(PageId next) { current_->next = next; }
+  // For the last window(), what was really read ends at `next`: there the stream's next fault is expected.
+  void advance(PageId next) { *current_ = {.next = next, .window = found_.window, .length = found_.length, .used = ++clock_}; }
 
  private:
   struct Stream {
@@ -50,7 +51,8 @@ class Readahead {
   };
 
   std::array<Stream, 16> streams_{};
-  Stream* current_ = &streams_[0];
+  Stream* current_ = &streams_[0];  // of the last window(), and what becomes of it
+  Stream found_;
   std::uint64_t clock_ = 0;
 };
 

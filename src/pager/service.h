@@ -12,35 +12,34 @@
 #include "pager/folio_gate.h"
 #include "pager/fork_gate.h"
 #include "pager/parts.h"
+#include "pager/policy/policies.h"
 #include "pager/reclaimer.h"
 #include "pager/staging.h"
 #include "pager/thread_cpus.h"
-#include "pager/two_list_lru.h"
 #include "pager/wakeups.h"
 #include "store/store.h"
-#include "vm/free_pages.h"
 #include "vm/metadata.h"
 
 namespace polder {
 
 struct PagingService {
-  // `free_pages` is purged before anything is evicted; `cpus` are those that the process was started with.
+  // `cpus` are those that the process was started with.
   PagingService(const VmParts& vm, MetadataArray<std::atomic<std::uint8_t>>& gate_flags,
-                MetadataArray<TwoListLru::Node>& ageing_nodes, Wakeups& wakeups, ThreadCpus& thread_cpus,
-                FreePages* free_pages, const os::CpuSet& cpus)
+                PolicyKind policy_kind, MetadataArray<AgeingNode>& ageing_nodes, Wakeups& wakeups,
+                ThreadCpus& thread_cpus, const HeapParts& heap, const os::CpuSet& cpus)
       : gate(gate_flags),
-        policy(ageing_nodes),
+        policy(policy_kind, ageing_nodes),
         staging(vm.arena.staging(), vm.budget),
         store(vm.budget),
-        parts{vm, policy, gate, staging, store, uffd, wakeups},
+        parts{vm, *policy, gate, staging, store, uffd, wakeups},
         evictor(parts),
-        filler(parts, evictor, courtesy),
+        filler(parts, evictor, courtesy, heap.objects),
         converter(parts),
         fault_loop(parts, evictor, filler, courtesy, thread_cpus),
-        reclaimer(parts, evictor, converter, fault_loop, requests, forks, free_pages, cpus) {}
+        reclaimer(parts, evictor, converter, fault_loop, requests, forks, heap.free_pages, cpus) {}
 
   FolioGate gate;
-  TwoListLru policy;
+  AnyPolicy policy;
   Staging staging;
   Store store;
   os::Userfaultfd uffd;

@@ -65,7 +65,7 @@ class Usage(CommandTest):
     def test_choices(self):
         self.assert_refused(run("run", "--hardened", "yes", "true"), 2, "--hardened 'yes'", "0 or 1")
         self.assert_refused(run("run", "--io", "carrier-pigeon", "true"), 2, "--io 'carrier-pigeon'", "uring", "workers")
-        self.assert_refused(run("run", "--policy", "random", "true"), 2, "--policy 'random'", "lru")
+        self.assert_refused(run("run", "--policy", "random", "true"), 2, "--policy 'random'", "fifo", "mglru")
 
     def test_help_and_version(self):
         for arguments in (["--help"], ["run", "--help"], ["doctor", "--help"], ["--version"]):

@@ -30,6 +30,15 @@ TEST(Readahead, ScatteredFaultsReadOnePage) {
   }
 }
 
+TEST(Readahead, AFaultThatIsTriedAgainIsNoOtherOne) {
+  Readahead readahead;
+  for (const PageId page : {PageId{7}, PageId{8}}) {
+    for (int i = 0; i < 5; ++i) EXPECT_EQ(readahead.window(page), 1U);
+    readahead.advance(page + PageCount{1});
+  }
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(readahead.window(PageId{9}), 2U);
+}
+
 TEST(Readahead, SeveralStreamsGrowSideBySide) {
   Readahead readahead;
   PageId pages[4] = {PageId{0}, PageId{10000}, PageId{20000}, PageId{30000}};

@@ -35,7 +35,7 @@ TEST(Options, EmptyTextGivesDefaults) {
   EXPECT_STREQ(parsed.options.swap_dir.text, "/var/tmp");
   EXPECT_EQ(parsed.options.swap_size, 0U);
   EXPECT_EQ(parsed.options.io, os::IoBackend::automatic);
-  EXPECT_EQ(parsed.options.policy, EvictionPolicy::lru);
+  EXPECT_EQ(parsed.options.policy, kDefaultPolicy);
   EXPECT_FALSE(parsed.options.hardened);
   EXPECT_TRUE(parsed.options.stats_segment.empty());
   EXPECT_EQ(parsed.options.stats_owner, 0U);
@@ -43,7 +43,7 @@ TEST(Options, EmptyTextGivesDefaults) {
 
 TEST(Options, EveryOptionIsRead) {
   const Parsed parsed = parse(
-      "memory:64M,swap-dir:/mnt/swap,swap-size:1.5G,io:workers,policy:lru,hardened:1,stats-segment:/dev/shm/x,"
+      "memory:64M,swap-dir:/mnt/swap,swap-size:1.5G,io:workers,policy:enhanced-clock,hardened:1,stats-segment:/dev/shm/x,"
       "stats-owner:4711");
   ASSERT_EQ(parsed.outcome, OptionsOutcome::valid) << parsed.message();
   EXPECT_EQ(parsed.options.memory, 64U << 20);
@@ -84,7 +84,7 @@ TEST(Options, ProblemsAreNamed) {
       {"swap-size:4K", "swap-size: 4K is below the minimum of 256K"},
       {"swap-dir:", "swap-dir: is empty"},
       {"io:fast", "io: 'fast' is none of auto, uring, workers"},
-      {"policy:fifo", "policy: 'fifo' is not lru"},
+      {"policy:random", "policy: 'random' is none of fifo, clock, enhanced-clock, lru, mglru"},
       {"stats-owner:1x", "stats-owner: '1x' is not a number"},
       {"stats-owner:99999999999999999999", "stats-owner: '99999999999999999999' is too large"},
   };
