@@ -3,9 +3,10 @@
 // The life of a fault:
 //   1. the fault loop reads the message; the word's state decides
 //   2. untouched   room for the page (and its neighbours, where touches run forward); zeros are copied in
-//      staged      room; the bytes are copied back out of staging, with what else of the object is there: a soft fault
+//      staged      room; the bytes are copied back out of staging, with what else is there of the object or the dense
+//                  folio: a soft fault
 //      stored      room; same-filled bytes are made up; others are read, asynchronously: with what else belongs to their
-//                  object, or a stream's window
+//                  object, with their folio where faults are dense, or with a stream's window
 //      in transition, or no room: the fault is parked and tried again when something changed
 //   3. the page is installed with UFFDIO_COPY, which wakes its waiters; the word becomes resident; the policy learns
 //   4. a read that fails, or whose hash differs, poisons its page: whoever touches it gets SIGBUS, nobody gets garbage
@@ -16,12 +17,14 @@
 #include <sys/uio.h>
 
 #include <atomic>
+#include <bit>
 #include <cstdint>
 
 #include "os/io_engine.h"
 #include "os/pagemap.h"
 #include "pager/courtesy.h"
 #include "pager/evictor.h"
+#include "pager/fault_density.h"
 #include "pager/parts.h"
 #include "pager/readahead.h"
 
@@ -41,8 +44,10 @@ class Filler {
   Filler(PagerParts& parts, Evictor& evictor, Courtesy& courtesy, const ObjectMap* objects)
       : parts_(parts), evictor_(evictor), courtesy_(courtesy), objects_(objects) {}
 
-  // Buffers for `reads` concurrent reads of up to a folio each; their size. ENOMEM.
-  static PageCount memory_for(unsigned reads) { return PageCount{1 + std::uint64_t{reads} * kPagesPerFolio}; }
+  // Buffers for `reads` concurrent reads of up to a folio each, and what is remembered of faults; their size. ENOMEM.
+  static PageCount memory_for(unsigned reads) {
+    return PageCount{1 + std::uint64_t{reads} * kPagesPerFolio} + pages_up(FaultDensity::bytes_for(remembered_for(reads)));
+  }
   Errno prepare(unsigned reads);
   // Engines and descriptors of the calling service thread.
   void attach(os::IoEngine& engine, os::Pagemap& pagemap);
@@ -73,8 +78,11 @@ class Filler {
   void plug(std::uintptr_t address);
 
  private:
-  // Its first page: by a fault; with a page of its object that was; ahead of a stream.
-  enum class Asked : std::uint8_t { by_fault, with_object, ahead };
+  // Folios; more than can be resident of late.
+  static constexpr std::uint32_t remembered_for(unsigned reads) { return std::bit_ceil(reads) * 64; }
+
+  // Its first page: by a fault; with one that was, around it; ahead of a stream.
+  enum class Asked : std::uint8_t { by_fault, around, ahead };
 
   struct Read {
     PageId first;
@@ -100,7 +108,7 @@ class Filler {
   Resolution take_back(PageId page, PageWord word, const os::Fault& fault);
   enum class CopiedBack : std::uint8_t { yes, no_mapping, in_transition };
   CopiedBack copy_back(PageId page, PageWord word);
-  void take_back_others(PageId page, const os::Fault& fault);
+  void take_back_others(Run others);
   Resolution take_back_by_move(PageId page, PageWord word);
   void took_back(PageId page);
   Resolution fill_pattern(PageId page, PageWord word, const os::Fault& fault);
@@ -109,6 +117,7 @@ class Filler {
   void read_others(Run others);
   PageCount claim_stored(PageId first, std::uint32_t window, PageCount reserve);
   Run object_of(PageId page, const os::Fault& fault) const;
+  Run neighbourhood(PageId page, const os::Fault& fault);
   Read* free_read(unsigned spare);
   void submit_new(Read& read, PageId first, PageCount count, PageCount wanted, Asked asked);
   Resolution check_present(PageId page);
@@ -126,6 +135,7 @@ class Filler {
   os::IoEngine* engine_ = nullptr;
   os::Pagemap* pagemap_ = nullptr;
   Readahead readahead_;
+  FaultDensity density_;
   Read reads_[kMaxReads];
   unsigned read_count_ = 0;
   unsigned reads_outstanding_ = 0;

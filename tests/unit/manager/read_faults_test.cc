@@ -57,7 +57,7 @@ TEST_P(ReadFaultsTest, APageThatWasLostStaysLostWhileItsFolioComesAndGoes) {
   }
 }
 
-// Sequential touches: the third reads two pages at once, of which one is there.
+// The second touch of a folio reads what is stored of eight pages, of which only the first three are there.
 TEST_P(ReadFaultsTest, AWindowThatFailsInPartIsReadAgainPageByPage) {
   prepare(4 * kMiB, 24 * kMiB);
   const std::vector<Target> folios = targets();
@@ -68,9 +68,8 @@ TEST_P(ReadFaultsTest, AWindowThatFailsInPartIsReadAgainPageByPage) {
   const std::uint64_t errors = read_errors();
   swap_.cut(tail.offset());
   EXPECT_EQ(victims_.look(first), Seen::right);
-  EXPECT_EQ(victims_.look(first + 1), Seen::right);
   EXPECT_EQ(read_errors(), errors);
-  EXPECT_EQ(victims_.look(first + 2), Seen::right);
+  EXPECT_EQ(victims_.look(first + 1), Seen::right);
   EXPECT_EQ(read_errors(), errors + 1);
   // Nobody had asked for the fourth.
   EXPECT_EQ(word_of(victims_, first + 3).state(), PageState::stored);
@@ -85,15 +84,17 @@ TEST_P(ReadFaultsTest, AWindowWhoseFirstPageFailsLosesThatPageOnly) {
   ASSERT_FALSE(folios.empty());
   make_room();
   const std::size_t first = folios[0].page;
-  for (std::size_t i = 0; i < 4; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
-  const Slots tail = swap_.save(offset_of(victims_, first + 4), end_of_swap());
+  for (std::size_t i = 0; i < 2; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
+  // The first half of the folio has come, the next fault there reads the other.
+  ASSERT_TRUE(is_stored(victims_, first + 8));
+  const Slots tail = swap_.save(offset_of(victims_, first + 8), end_of_swap());
   const std::uint64_t errors = read_errors();
   swap_.cut(tail.offset());
-  EXPECT_EQ(victims_.look(first + 4), Seen::bus);
+  EXPECT_EQ(victims_.look(first + 8), Seen::bus);
   EXPECT_EQ(read_errors(), errors + 3);
   swap_.restore(tail);
-  for (std::size_t i = 5; i < kPagesPerFolio; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
-  EXPECT_EQ(victims_.look(first + 4), Seen::bus);
+  for (std::size_t i = 9; i < kPagesPerFolio; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
+  EXPECT_EQ(victims_.look(first + 8), Seen::bus);
   EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value - 1);
 }
 

@@ -34,7 +34,7 @@ TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
   std::size_t recovered = 0;
   std::size_t rounds = 0;
   for (const Target& target : targets()) {
-    // Backwards, so that each is read alone, and nothing behind it matters any more.
+    // Backwards, so that nothing behind it in the file matters any more. From a folio's second fault on others come with it.
     for (std::size_t i = kPagesPerFolio; i-- != 0;) {
       if (!is_stored(victims_, target.page + i)) continue;
       const Slots slot = swap_.save(target.offset + i * kPageSize, target.offset + (i + 1) * kPageSize);
@@ -61,7 +61,7 @@ TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
   RecordProperty("recovered", std::to_string(recovered));
   EXPECT_EQ(right, recovered);
   EXPECT_GT(recovered, rounds / 2);
-  EXPECT_GT(rounds, 500U);
+  EXPECT_GT(rounds, 100U);
   expect_nothing_written();
 }
 
