@@ -57,7 +57,8 @@ TEST_P(ReadFaultsTest, APageThatWasLostStaysLostWhileItsFolioComesAndGoes) {
   }
 }
 
-// The second touch of a folio reads what is stored of eight pages, of which only the first three are there.
+// The second touch of a folio reads what is stored of eight pages, of which only the first three are there; in two stretches, as
+// one page is left out for a probe.
 TEST_P(ReadFaultsTest, AWindowThatFailsInPartIsReadAgainPageByPage) {
   prepare(4 * kMiB, 24 * kMiB);
   const std::vector<Target> folios = targets();
@@ -70,12 +71,12 @@ TEST_P(ReadFaultsTest, AWindowThatFailsInPartIsReadAgainPageByPage) {
   EXPECT_EQ(victims_.look(first), Seen::right);
   EXPECT_EQ(read_errors(), errors);
   EXPECT_EQ(victims_.look(first + 1), Seen::right);
-  EXPECT_EQ(read_errors(), errors + 1);
+  EXPECT_EQ(read_errors(), errors + 2);
   // Nobody had asked for the fourth.
   EXPECT_EQ(word_of(victims_, first + 3).state(), PageState::stored);
   swap_.restore(tail);
   EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value);
-  EXPECT_EQ(read_errors(), errors + 1);
+  EXPECT_EQ(read_errors(), errors + 2);
 }
 
 TEST_P(ReadFaultsTest, AWindowWhoseFirstPageFailsLosesThatPageOnly) {
@@ -91,7 +92,7 @@ TEST_P(ReadFaultsTest, AWindowWhoseFirstPageFailsLosesThatPageOnly) {
   const std::uint64_t errors = read_errors();
   swap_.cut(tail.offset());
   EXPECT_EQ(victims_.look(first + 8), Seen::bus);
-  EXPECT_EQ(read_errors(), errors + 3);
+  EXPECT_EQ(read_errors(), errors + 4);
   swap_.restore(tail);
   for (std::size_t i = 9; i < kPagesPerFolio; ++i) EXPECT_EQ(victims_.look(first + i), Seen::right) << i;
   EXPECT_EQ(victims_.look(first + 8), Seen::bus);

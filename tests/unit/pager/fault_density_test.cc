@@ -61,6 +61,30 @@ TEST_F(FaultDensityTest, AFaultThatIsTriedAgainIsNoOtherOne) {
   EXPECT_EQ(density_.window(PageId{2}, kReach).pages, PageCount{16});
 }
 
+// One page of each window is left out; where nobody asks for it, the others were not worth reading either.
+TEST_F(FaultDensityTest, WindowsEndWhereNobodyWantsThem) {
+  const auto visit = [this](std::uint32_t folio, bool wants_all) {
+    const std::uint32_t first = folio * kPagesPerFolio;
+    fault(first);
+    const polder::Run window = density_.window(PageId{first + 1}, kReach);
+    density_.probe(PageId{first + 5});
+    EXPECT_EQ(density_.leaves_out(PageId{first + 5}), true);
+    EXPECT_EQ(density_.leaves_out(PageId{first + 6}), false);
+    density_.advance();
+    EXPECT_EQ(density_.leaves_out(PageId{first + 5}), false);
+    if (wants_all) fault(first + 5);
+    return window.pages.value;
+  };
+  // Folios that are nobody's neighbours, each in the place of one that was there long ago.
+  std::uint32_t folio = 0;
+  for (int i = 0; i < 200; ++i) EXPECT_EQ(visit(folio += 3, true), 8U);
+  std::uint64_t pages = 0;
+  for (int i = 0; i < 400; ++i) pages = visit(folio += 3, false);
+  EXPECT_EQ(pages, 1U);
+  for (int i = 0; i < 400; ++i) pages = visit(folio += 3, true);
+  EXPECT_EQ(pages, 8U);
+}
+
 // Whoever has the same place in the table displaces, and is not taken for, the other.
 TEST_F(FaultDensityTest, FoliosWithOnePlaceDoNotMix) {
   for (int i = 0; i < 6; ++i) {
