@@ -83,8 +83,7 @@ int run(int argument_count, char** arguments) {
     return 1;
   }
   for (const double size : sizes) {
-    const auto capacity =
-        std::max<std::uint32_t>(64, static_cast<std::uint32_t>(trace->distinct_pages * size / 100));
+    const auto capacity = std::max<std::uint32_t>(64, static_cast<std::uint32_t>(trace->distinct_pages * size / 100));
     print("opt", "bound", size, optimum(*trace, capacity));
     print("lru", "reference", size, exact_lru(*trace, capacity));
     for (const Named& policy : kPolicies) {

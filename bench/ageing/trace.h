@@ -8,7 +8,8 @@
 namespace polder::bench {
 
 struct Trace {
-  std::vector<std::uint32_t> accesses;  // pages; neighbours in a folio are neighbours here, folios are numbered without gaps
+  std::vector<std::uint32_t>
+      accesses;  // pages; neighbours in a folio are neighbours here, folios are numbered without gaps
   std::uint32_t folios = 0;
   std::uint32_t distinct_pages = 0;
 };

@@ -133,7 +133,9 @@ class Objects final : public Workload {
 std::unique_ptr<Workload> make_uniform(const Settings& settings) {
   return std::make_unique<Objects>(settings, Pick::uniform);
 }
-std::unique_ptr<Workload> make_zipf(const Settings& settings) { return std::make_unique<Objects>(settings, Pick::zipf); }
+std::unique_ptr<Workload> make_zipf(const Settings& settings) {
+  return std::make_unique<Objects>(settings, Pick::zipf);
+}
 std::unique_ptr<Workload> make_sequential(const Settings& settings) {
   return std::make_unique<Objects>(settings, Pick::sequential);
 }

@@ -90,10 +90,11 @@ struct Options {
 };
 
 [[noreturn]] void usage(const char* what, std::string_view word) {
-  std::fprintf(stderr,
-               "pressure: %s: %.*s\nusage: pressure WORKLOAD [--bytes SIZE] [--object-size SIZE] [--threads N] "
-               "[--seconds N] [--warm-up N] [--seed N] [--device-statistics FILE] [--record FILE [--operations N]] | --list\n",
-               what, static_cast<int>(word.size()), word.data());
+  std::fprintf(
+      stderr,
+      "pressure: %s: %.*s\nusage: pressure WORKLOAD [--bytes SIZE] [--object-size SIZE] [--threads N] "
+      "[--seconds N] [--warm-up N] [--seed N] [--device-statistics FILE] [--record FILE [--operations N]] | --list\n",
+      what, static_cast<int>(word.size()), word.data());
   std::exit(2);
 }
 

@@ -32,7 +32,8 @@ Run ObjectExtents::in_slab(const void* address, SizeClass size_class) const {
   // A slab is aligned to its length.
   const std::size_t place = reinterpret_cast<std::uintptr_t>(address) - reinterpret_cast<std::uintptr_t>(arena.base());
   const std::size_t offset = place % (info.granules * kGranuleSize);
-  const std::size_t begin = place - offset + std::size_t{object_index(info, static_cast<std::uint32_t>(offset))} * info.size;
+  const std::size_t begin =
+      place - offset + std::size_t{object_index(info, static_cast<std::uint32_t>(offset))} * info.size;
   const PageId first{static_cast<std::uint32_t>(begin / kPageSize)};
   const PageId last{static_cast<std::uint32_t>((begin + info.size - 1) / kPageSize)};
   return {first, last - first + PageCount{1}};

@@ -64,7 +64,8 @@ bool running_kernel_moves_safely() {
 }
 
 std::uint64_t wanted_features(std::uint64_t offered) {
-  std::uint64_t wanted = offered & (uffd::kFeatureThreadId | uffd::kFeatureExactAddress | uffd::kFeaturePoison | uffd::kFeatureMove);
+  std::uint64_t wanted =
+      offered & (uffd::kFeatureThreadId | uffd::kFeatureExactAddress | uffd::kFeaturePoison | uffd::kFeatureMove);
   if (!running_kernel_moves_safely()) wanted &= ~uffd::kFeatureMove;
   return wanted;
 }

@@ -46,7 +46,8 @@ class Filler {
 
   // Buffers for `reads` concurrent reads of up to a folio each, and what is remembered of faults; their size. ENOMEM.
   static PageCount memory_for(unsigned reads) {
-    return PageCount{1 + std::uint64_t{reads} * kPagesPerFolio} + pages_up(FaultDensity::bytes_for(remembered_for(reads)));
+    return PageCount{1 + std::uint64_t{reads} * kPagesPerFolio} +
+           pages_up(FaultDensity::bytes_for(remembered_for(reads)));
   }
   Errno prepare(unsigned reads);
   // Engines and descriptors of the calling service thread.

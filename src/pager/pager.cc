@@ -176,8 +176,8 @@ bool Pager::start_service_threads() {
       announce(Errno(ENOMEM));
       return false;
     }
-    service_ = new (memory) PagingService(vm_, gate_flags_, options_.policy, ageing_nodes_, wakeups_, thread_cpus_,
-                                          heap_, cpus_);
+    service_ = new (memory)
+        PagingService(vm_, gate_flags_, options_.policy, ageing_nodes_, wakeups_, thread_cpus_, heap_, cpus_);
   }
   options_.hooks.enter_unevictable();
   const Errno error = os::start_service_thread(fault_thread, this, "polder-pager", kServiceStack);
@@ -355,7 +355,8 @@ void Pager::fork_child() {
   service_->fault_loop.reset_in_child();
   service_->converter.reset_in_child();
   service_->reclaimer.reset_in_child();
-  (*service_->policy).reset_in_child(FolioId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kFoliosPerBlock)});
+  (*service_->policy)
+      .reset_in_child(FolioId{static_cast<std::uint32_t>(blocks_.known_blocks().value * kFoliosPerBlock)});
   std::construct_at(&service_->uffd);  // the descriptor was the parent's service threads'
   budget_.reset_in_child();
   service_->evictor.note_fork();

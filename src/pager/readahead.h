@@ -40,7 +40,9 @@ class Readahead {
   }
 
   // For the last window(), what was really read ends at `next`: there the stream's next fault is expected.
-  void advance(PageId next) { *current_ = {.next = next, .window = found_.window, .length = found_.length, .used = ++clock_}; }
+  void advance(PageId next) {
+    *current_ = {.next = next, .window = found_.window, .length = found_.length, .used = ++clock_};
+  }
 
  private:
   struct Stream {

@@ -24,9 +24,9 @@ namespace polder {
 
 struct PagingService {
   // `cpus` are those that the process was started with.
-  PagingService(const VmParts& vm, MetadataArray<std::atomic<std::uint8_t>>& gate_flags,
-                PolicyKind policy_kind, MetadataArray<AgeingNode>& ageing_nodes, Wakeups& wakeups,
-                ThreadCpus& thread_cpus, const HeapParts& heap, const os::CpuSet& cpus)
+  PagingService(const VmParts& vm, MetadataArray<std::atomic<std::uint8_t>>& gate_flags, PolicyKind policy_kind,
+                MetadataArray<AgeingNode>& ageing_nodes, Wakeups& wakeups, ThreadCpus& thread_cpus,
+                const HeapParts& heap, const os::CpuSet& cpus)
       : gate(gate_flags),
         policy(policy_kind, ageing_nodes),
         staging(vm.arena.staging(), vm.budget),

@@ -17,7 +17,7 @@ class Clock final : public Policy {
   Clock(MetadataArray<AgeingNode>& nodes, Kind kind) : Policy(nodes), kind_(kind) {}
 
  private:
-  static constexpr unsigned kRing = 1;      // the hand is at its tail
+  static constexpr unsigned kRing = 1;       // the hand is at its tail
   static constexpr unsigned kLookedAt = 32;  // folios in front of the hand
 
   void arrived_locked(std::uint32_t folio, PageMask pages, Arrival how) override POLDER_REQUIRES(mutex_);

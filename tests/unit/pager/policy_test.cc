@@ -22,7 +22,9 @@ class Ageing {
   static constexpr std::uint32_t kFolios = 64;
 
   explicit Ageing(PolicyKind kind)
-      : memory_(os::reserve(Nodes::bytes_for(kFolios), kPageSize).value), nodes_(make_nodes(memory_)), any_(kind, nodes_) {}
+      : memory_(os::reserve(Nodes::bytes_for(kFolios), kPageSize).value),
+        nodes_(make_nodes(memory_)),
+        any_(kind, nodes_) {}
   ~Ageing() { os::release(memory_, Nodes::bytes_for(kFolios)); }
   Ageing(const Ageing&) = delete;
   Ageing& operator=(const Ageing&) = delete;

@@ -43,7 +43,8 @@ TEST(Options, EmptyTextGivesDefaults) {
 
 TEST(Options, EveryOptionIsRead) {
   const Parsed parsed = parse(
-      "memory:64M,swap-dir:/mnt/swap,swap-size:1.5G,io:workers,policy:enhanced-clock,hardened:1,stats-segment:/dev/shm/x,"
+      "memory:64M,swap-dir:/mnt/swap,swap-size:1.5G,io:workers,policy:enhanced-clock,hardened:1,stats-segment:/dev/shm/"
+      "x,"
       "stats-owner:4711");
   ASSERT_EQ(parsed.outcome, OptionsOutcome::valid) << parsed.message();
   EXPECT_EQ(parsed.options.memory, 64U << 20);
