@@ -27,9 +27,12 @@ bool falls_through(long result) {
          result == -ENODEV || result == -ENOTTY;
 }
 
+// A variable, not a text, as in pagemap.cc.
+constexpr char kPath[] = "/dev/userfaultfd";
+
 // A descriptor before its UFFDIO_API, from whichever door opens; negated errno when none does.
 long open_raw() {
-  const long device = uninterrupted_call(SYS_openat, AT_FDCWD, "/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0);
+  const long device = uninterrupted_call(SYS_openat, AT_FDCWD, kPath, O_RDWR | O_CLOEXEC, 0);
   long result = device;
   if (device >= 0) {
     result = system_call(SYS_ioctl, device, uffd::kIoctlNew, O_CLOEXEC | O_NONBLOCK);

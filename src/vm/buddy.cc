@@ -46,8 +46,8 @@ std::size_t Buddy::metadata_bytes(GranuleCount granules) {
 }
 
 std::size_t Buddy::metadata_bytes_in_use(GranuleCount granules) {
-  return round_up(granules.value, kLeafGranules) / kLeafGranules * sizeof(Leaf) +
-         round_up(granules.value, kChunkGranules) / kChunkGranules * offsetof(Chunk, leaves);
+  return granules.value * sizeof(std::uint32_t) +
+         round_up(granules.value, kChunkGranules) / kChunkGranules * offsetof(Chunk, lengths);
 }
 
 std::uint64_t Buddy::rounded(std::uint64_t granules) { return std::bit_ceil(granules); }
@@ -163,6 +163,10 @@ bool Buddy::advance_frontier_locked() {
 
 bool Buddy::is_used_locked(std::uint64_t granule) const {
   return (leaf(granule).used[granule % kLeafGranules / 64] >> (granule % 64) & 1) != 0;
+}
+
+bool Buddy::is_dirty_locked(std::uint64_t granule) const {
+  return (leaf(granule).dirty[granule % kLeafGranules / 64] >> (granule % 64) & 1) != 0;
 }
 
 template <typename Flip>
@@ -309,7 +313,7 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
   std::uint64_t end = first + length;
   Taken taken{.first = {static_cast<std::uint32_t>(first)}, .dirty = next_dirty_locked(first, end) != end};
   for (std::uint64_t next = first; taken.dirty && next < std::min(end, first + 64); ++next) {
-    taken.dirty_granules |= std::uint64_t{next_dirty_locked(next, next + 1) == next} << (next - first);
+    taken.dirty_granules |= std::uint64_t{is_dirty_locked(next)} << (next - first);
   }
   if (fit != Fit::tight) {
     // Room is free only while nothing is resident there.
@@ -374,16 +378,13 @@ std::optional<Buddy::DirtyRun> Buddy::isolate_dirty(GranuleCount most) {
   for (std::uint64_t chunk = round_up(frontier_, kChunkGranules) / kChunkGranules; chunk-- > 0;) {
     if (chunks_[chunk].dirty_leaves == 0) continue;
     const auto last = static_cast<unsigned>(std::bit_width(chunks_[chunk].dirty_leaves)) - 1;
-    const std::uint64_t base = chunk * kChunkGranules + std::uint64_t{last} * kLeafGranules;
-    const Words& dirty = leaf(base).dirty;
-    unsigned end = kLeafGranules;
-    const auto is_dirty = [&](unsigned bit) { return (dirty[bit / 64] >> (bit % 64) & 1) != 0; };
-    while (!is_dirty(end - 1)) --end;
-    unsigned first = end - 1;
-    while (first != 0 && end - first < most.value && is_dirty(first - 1)) --first;
-    take_locked(base + first, base + end);
-    length_at(base + first) = end - first;
-    return DirtyRun{{static_cast<std::uint32_t>(base + first)}, {end - first}};
+    std::uint64_t end = chunk * kChunkGranules + std::uint64_t{last + 1} * kLeafGranules;
+    while (!is_dirty_locked(end - 1)) --end;
+    std::uint64_t first = end - 1;
+    while (first != 0 && end - first < most.value && is_dirty_locked(first - 1)) --first;
+    take_locked(first, end);
+    length_at(first) = static_cast<std::uint32_t>(end - first);
+    return DirtyRun{{static_cast<std::uint32_t>(first)}, {end - first}};
   }
   return std::nullopt;
 }
@@ -454,7 +455,7 @@ void Buddy::verify_runs_locked() const {
     const std::uint32_t length = length_at(granule) & ~kRoomBit;
     if (!is_used_locked(granule)) {
       POLDER_CHECK(length_at(granule) == 0, "free granule has a length", granule, length_at(granule));
-      dirty_granules += next_dirty_locked(granule, granule + 1) == granule;
+      dirty_granules += is_dirty_locked(granule);
       behind_a_run = false;
       ++granule;
       continue;

@@ -105,7 +105,6 @@ class Buddy {
   struct Leaf {
     Words used;
     Words dirty;
-    std::array<std::uint32_t, kLeafGranules> lengths;  // of the run, or the room, that starts there
   };
   struct Free {
     std::uint32_t prefix;
@@ -116,6 +115,8 @@ class Buddy {
     std::uint64_t dirty_leaves;
     std::array<Free, 2 * kLeavesPerChunk> nodes;  // 1: the root, 2i and 2i + 1: the buddies below i; then the leaves
     std::array<Leaf, kLeavesPerChunk> leaves;
+    // Of the run, or the room, that starts there. Apart from the leaves: a long run touches few of its pages then.
+    std::array<std::uint32_t, kChunkGranules> lengths;
   };
   // A run of free granules that is looked for, and what of it has been found.
   struct Search {
@@ -133,7 +134,9 @@ class Buddy {
   Leaf& leaf(std::uint64_t granule) const {
     return chunks_[granule / kChunkGranules].leaves[granule % kChunkGranules / kLeafGranules];
   }
-  std::uint32_t& length_at(std::uint64_t granule) const { return leaf(granule).lengths[granule % kLeafGranules]; }
+  std::uint32_t& length_at(std::uint64_t granule) const {
+    return chunks_[granule / kChunkGranules].lengths[granule % kChunkGranules];
+  }
   template <typename Change>
   void change_locked(std::uint64_t first, std::uint64_t end, Change change) POLDER_REQUIRES(mutex_);
   void summarise_locked(std::uint64_t first, std::uint64_t end) POLDER_REQUIRES(mutex_);
@@ -141,6 +144,7 @@ class Buddy {
   void release_locked(std::uint64_t first, std::uint64_t end, Contents contents) POLDER_REQUIRES(mutex_);
   bool advance_frontier_locked() POLDER_REQUIRES(mutex_);
   bool is_used_locked(std::uint64_t granule) const POLDER_REQUIRES(mutex_);
+  bool is_dirty_locked(std::uint64_t granule) const POLDER_REQUIRES(mutex_);
   // The first granule in [first, end) with a bit of that kind; `end` when there is none.
   template <typename Flip>
   std::uint64_t next_locked(Words Leaf::*words, Flip flip, std::uint64_t first, std::uint64_t end) const

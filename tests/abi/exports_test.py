@@ -100,10 +100,20 @@ if "push   %rbp" not in code["malloc"]:
         check(sum(written.values()) <= 12 << 10, "sizes of variables", written)
         relocated = re.search(r"GNU_RELRO(?:\s+0x[0-9a-f]+){4}\s+0x([0-9a-f]+)", headers).group(1)
         check(int(relocated, 16) <= 4 << 10, "what the dynamic linker writes is a page", relocated)
+
+    def resident_code(*command):
+        smaps = output("env", f"LD_PRELOAD={LIBRARY}", *command)
+        return [int(size) for size in
+                re.findall(r" r-xp .*libpolder[^\n]*\n(?:[A-Z]\w+:.*\n)*?Rss:\s+(\d+) kB", smaps)]
+
     # A shell that reads a file calls malloc, realloc and free: nothing of the library's code but the first segment.
-    script = 'while read -r line; do echo "$line"; done < /proc/self/smaps'
-    smaps = output("env", f"LD_PRELOAD={LIBRARY}", "sh", "-c", script)
-    resident = [int(size) for size in re.findall(r" r-xp .*libpolder[^\n]*\n(?:[A-Z]\w+:.*\n)*?Rss:\s+(\d+) kB", smaps)]
+    resident = resident_code("sh", "-c", 'while read -r line; do echo "$line"; done < /proc/self/smaps')
     check(len(resident) == 3 and resident[0] > 0 and resident[1:] == [0, 0], "what every process runs is in the first segment",
+          resident)
+    # Texts of up to 60 KB come and go: what is free of their pages is purged.
+    script = """for my $n (1..60) { my @texts = map { "x" x ($n * 1000 + $_ * 7) } 1..200; @texts = (); }
+                open my $maps, "<", "/proc/self/smaps"; print <$maps>;"""
+    resident = resident_code("perl", "-e", script)
+    check(len(resident) == 3 and resident[1] > 0 and resident[2] == 0, "the second segment is enough for memory to spare",
           resident)
 finish()
