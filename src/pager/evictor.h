@@ -79,6 +79,7 @@ class Evictor {
   void refuse_page(PageId page);
 
   bool check_present(const Cluster& cluster);
+  void keep_together(Cluster& cluster);
   void decide(StagedPage& staged, const Cluster& cluster);
   bool start_writes(Cluster& cluster, os::IoEngine& engine);
   bool give_up_outdated_copies(Cluster& cluster);

@@ -31,7 +31,7 @@ void FaultLoop::run() {
   engine_->receive(event_, &event_count_, sizeof event_count_, kEventTag);
   while (!stopping_.load(std::memory_order_relaxed)) {
     courtesy_.round();
-    filler_.retry_reads();
+    filler_.look_after_reads();
     if (!serve_completions() && parked_count_ != 0) retry_parked();
     sleep();
   }
@@ -197,7 +197,7 @@ void FaultLoop::sleep() {
     const std::uint64_t typical = filler_.typical_read_ns();
     const bool spin = may_spin_ && reads && courtesy_.polite() && typical < kFastReadNs;
     if (spin && engine_->spin(2 * typical)) return;
-    return engine_->wait(filler_.reads_waiting() == 0 ? -1 : Filler::kRetryMs);
+    return engine_->wait(filler_.patience_ms());
   }
   // Announce, look once more, sleep: a change between the two looks leaves the event signalled.
   parts_.wakeups.fault_loop_waits(true);

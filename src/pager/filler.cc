@@ -50,9 +50,11 @@ void Filler::reset_in_child() {
   for (Read& read : reads_) {
     read.count = 0;
     read.retry_at_ns = 0;
+    read.held_ns = 0;
   }
   reads_outstanding_ = 0;
   reads_waiting_ = 0;
+  reads_held_ = 0;
   engine_ = nullptr;
   pagemap_ = nullptr;
   favoured_.store(0, std::memory_order_relaxed);
@@ -73,7 +75,7 @@ Resolution Filler::resolve(PageId page, const os::Fault& fault) {
       if (Location::from_bits(word.location()).is_pattern()) return fill_pattern(page, word, fault);
       return start_read(page, fault);
     case PageState::filling:
-      return Resolution::done;  // its installation wakes everybody
+      return meet(page);
     case PageState::lost:
     case PageState::guard:  // about to be one, or one no longer
       parts_.uffd.wake(parts_.arena.address(page), kPageSize);
@@ -127,7 +129,8 @@ void Filler::finish(PageId page, Copy stored_copy) {
   PageWord resident;
   do {
     resident = PageWord::of(PageState::resident);
-    if (stored_copy == Copy::retained || word.retained()) resident = resident.with_retained(word.location());
+    if (stored_copy != Copy::none || word.retained()) resident = resident.with_retained(word.location());
+    if (stored_copy == Copy::streamed) resident = resident.with_streamed();
   } while (!parts_.table.transition(page, word, resident));
 }
 

@@ -6,7 +6,8 @@
 //      staged      room; the bytes are copied back out of staging, with what else is there of the object or the dense
 //                  folio: a soft fault
 //      stored      room; same-filled bytes are made up; others are read, asynchronously: with what else belongs to their
-//                  object, with their folio where faults are dense, or with a stream's window
+//                  object, with their folio where faults are dense, or with a stream's window, ahead of which more is read
+//      read ahead  the first stretch of it is put in place only now, and the stream read on
 //      in transition, or no room: the fault is parked and tried again when something changed
 //   3. the page is installed with UFFDIO_COPY, which wakes its waiters; the word becomes resident; the policy learns
 //   4. a read that fails, or whose hash differs, poisons its page: whoever touches it gets SIGBUS, nobody gets garbage
@@ -57,14 +58,13 @@ class Filler {
 
   Resolution resolve(PageId page, const os::Fault& fault);
   void read_completed(const os::IoCompletion& completion);
-  // Starts again what failed and has waited long enough.
-  void retry_reads();
+  // Starts again what failed and has waited long enough; puts markers in place that nobody came for.
+  void look_after_reads();
 
   // With the device.
-  unsigned reads_outstanding() const { return reads_outstanding_ - reads_waiting_; }
-  // Failed, and to be tried again: retry_reads() wants to be called every kRetryMs.
-  unsigned reads_waiting() const { return reads_waiting_; }
-  static constexpr int kRetryMs = 1;
+  unsigned reads_outstanding() const { return reads_outstanding_ - reads_waiting_ - reads_held_; }
+  // How soon look_after_reads() wants to be called, if no fault or completion comes before; negative: never.
+  int patience_ms() const { return reads_waiting_ != 0 ? kRetryMs : reads_held_ != 0 ? kHoldMs : -1; }
   // How long a read that a fault asked for takes of late; 0 before the first.
   std::uint64_t typical_read_ns() const { return typical_read_ns_; }
 
@@ -79,6 +79,10 @@ class Filler {
   void plug(std::uintptr_t address);
 
  private:
+  static constexpr int kRetryMs = 1;
+  // Whoever waits for a page on its way must not wait for a marker for long.
+  static constexpr int kHoldMs = 10;
+
   // Folios; more than can be resident of late.
   static constexpr std::uint32_t remembered_for(unsigned reads) { return std::bit_ceil(reads) * 64; }
 
@@ -93,6 +97,8 @@ class Filler {
     std::uint64_t retry_at_ns = 0;  // 0: with the device
     std::uint64_t submitted_ns = 0;
     Asked asked = Asked::by_fault;
+    bool marker = false;            // to be held until somebody comes for it
+    std::uint64_t held_ns = 0;      // since when it is complete and held; 0: it is not
     iovec vector{};
     char* buffer = nullptr;
   };
@@ -101,7 +107,7 @@ class Filler {
   bool begin(PageId page, PageWord& word);
   void revert(PageId page);
   void drop_copy(PageWord word);
-  enum class Copy : std::uint8_t { none, retained };
+  enum class Copy : std::uint8_t { none, retained, streamed };
   void finish(PageId page, Copy stored_copy);
   std::uint32_t install(PageId first, std::uint32_t count, const char* bytes);
 
@@ -114,11 +120,16 @@ class Filler {
   void took_back(PageId page);
   Resolution fill_pattern(PageId page, PageWord word, const os::Fault& fault);
   Resolution start_read(PageId page, const os::Fault& fault);
-  PageId read_on(PageId page, std::uint32_t window, Asked asked);
   void read_others(Run others);
+  PageId read_ahead(PageId first, std::uint32_t window, PageId* marker);
+  Resolution meet(PageId page);
+  void put_in_place(Read& read);
+  void put_in_place_oldest();
   PageCount claim_stored(PageId first, std::uint32_t window, PageCount reserve);
   Run object_of(PageId page, const os::Fault& fault) const;
   Run neighbourhood(PageId page, const os::Fault& fault);
+  PageCount room_kept_ahead() const;
+  unsigned spare_reads() const;
   Read* free_read(unsigned spare);
   void submit_new(Read& read, PageId first, PageCount count, PageCount wanted, Asked asked);
   Resolution check_present(PageId page);
@@ -140,7 +151,8 @@ class Filler {
   Read reads_[kMaxReads];
   unsigned read_count_ = 0;
   unsigned reads_outstanding_ = 0;
-  unsigned reads_waiting_ = 0;  // of these
+  unsigned reads_waiting_ = 0;  // of these, for another attempt
+  unsigned reads_held_ = 0;     // of these, complete
   std::uint64_t typical_read_ns_ = 0;
   char* pattern_page_ = nullptr;
   std::atomic<std::uint32_t> favoured_{0};  // atomic: set by the forking thread

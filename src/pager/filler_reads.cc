@@ -16,14 +16,22 @@ constexpr PageCount kLargestWhole{4};
 
 // A read that fails is tried again after a millisecond, then four, and so on.
 constexpr unsigned kReadAttempts = 3;
-constexpr std::uint64_t kFirstRetryNs = 1'000'000;
+constexpr std::uint64_t kNsPerMs = 1'000'000;
+constexpr std::uint64_t kFirstRetryNs = kNsPerMs;
 constexpr unsigned kMaxRetryShift = 8;
+
+// With fewer buffers none is held back.
+constexpr unsigned kFewestForMarkers = 16;
 
 }  // namespace
 
 Resolution Filler::start_read(PageId page, const os::Fault& fault) {
-  Read* const read = free_read(0);
-  if (read == nullptr) return Resolution::transition;
+  Read* read = free_read(0);
+  if (read == nullptr) {
+    if (reads_held_ == 0) return Resolution::transition;
+    put_in_place_oldest();
+    read = free_read(0);
+  }
   const std::uint32_t window = readahead_.window(page);
   const Run around = neighbourhood(page, fault);
   const bool reads_around = around.pages.value > 1 && around.end() - page >= PageCount{window};
@@ -46,39 +54,93 @@ Resolution Filler::start_read(PageId page, const os::Fault& fault) {
   }
   submit_new(*read, page, claimed, reads_around ? claimed : PageCount{1}, Asked::by_fault);
   PageId next = page + claimed;
+  PageId marker = Readahead::kNoMarker;
   if (reads_around) {
     read_others({next, around.end() - next});
     read_others({around.first, page - around.first});
     next = around.end();
   } else if (window > 1) {
-    next = read_on(next, window - static_cast<std::uint32_t>(claimed.value), Asked::ahead);
+    if (claimed.value < window) next = read_ahead(next, window - static_cast<std::uint32_t>(claimed.value), nullptr);
+    next = read_ahead(next, window, &marker);
   }
-  readahead_.advance(next);
+  readahead_.advance(next, marker);
   density_.advance();
   return Resolution::done;
 }
 
-// The rest of a window, a read for each stretch, as long as there are buffers and room. Where it ended.
-PageId Filler::read_on(PageId page, std::uint32_t window, Asked asked) {
-  const Watermarks marks = parts_.budget.watermarks();
-  while (window != 0) {
-    // Some stay for faults.
-    Read* const read = free_read(std::max(read_count_ / 4, 1U));
+// What is stored of a stream's window, a read for each stretch, as long as there are buffers and room. Where it ended. With
+// `marker` the first stretch becomes one, if there is any.
+PageId Filler::read_ahead(PageId first, std::uint32_t window, PageId* marker) {
+  const PageId end = first + PageCount{window};
+  PageId page = first;
+  while (page < end) {
+    if (!parts_.blocks.known(block_of(page)) || parts_.blocks.mode(block_of(page)) != BlockMode::managed) break;
+    if (parts_.table.load(page).state() != PageState::stored) {
+      page = page + PageCount{1};
+      continue;
+    }
+    Read* const read = free_read(spare_reads());
     if (read == nullptr) break;
-    const PageCount claimed = claim_stored(page, window, asked == Asked::ahead ? marks.low : marks.min);
-    if (claimed.value == 0) break;
-    submit_new(*read, page, claimed, asked == Asked::ahead ? PageCount{0} : claimed, asked);
+    const PageCount claimed = claim_stored(page, static_cast<std::uint32_t>((end - page).value), room_kept_ahead());
+    if (claimed.value == 0) {
+      // Made up from a pattern when it is asked for, or freed, or there is no room.
+      if (parts_.budget.free() <= room_kept_ahead()) break;
+      page = page + PageCount{1};
+      continue;
+    }
+    submit_new(*read, page, claimed, PageCount{0}, Asked::ahead);
+    if (marker != nullptr && read_count_ >= kFewestForMarkers) {
+      *marker = page;
+      read->marker = true;
+      marker = nullptr;
+    }
     page = page + claimed;
-    window -= static_cast<std::uint32_t>(claimed.value);
   }
   return page;
+}
+
+// A stream makes room for itself, once it has used up what is free: what is below low is made good in the background.
+PageCount Filler::room_kept_ahead() const { return {parts_.budget.watermarks().low.value / 2}; }
+
+// Some stay for faults.
+unsigned Filler::spare_reads() const { return std::max(read_count_ / 4, 1U); }
+
+// Somebody came for a page on its way: its installation wakes everybody. A marker's is now.
+Resolution Filler::meet(PageId page) {
+  for (unsigned i = 0; i < read_count_; ++i) {
+    Read& read = reads_[i];
+    if (!read.marker || read.count == 0 || page < read.first || page >= read.first + PageCount{read.count}) continue;
+    const PageId first = read.first;
+    read.marker = false;
+    if (read.held_ns != 0) put_in_place(read);
+    const Readahead::Ahead ahead = readahead_.reached(first);
+    if (ahead.pages == 0) break;
+    PageId marker = Readahead::kNoMarker;
+    const PageId next = read_ahead(ahead.first, ahead.pages, &marker);
+    readahead_.advance(next, marker);
+    break;
+  }
+  return Resolution::done;
+}
+
+void Filler::put_in_place_oldest() {
+  Read* oldest = nullptr;
+  for (unsigned i = 0; i < read_count_; ++i) {
+    Read& read = reads_[i];
+    if (read.held_ns != 0 && (oldest == nullptr || read.held_ns < oldest->held_ns)) oldest = &read;
+  }
+  put_in_place(*oldest);
 }
 
 // What is stored of these.
 void Filler::read_others(Run others) {
   for (PageId page = others.first; page < others.end();) {
-    const PageId next = read_on(page, static_cast<std::uint32_t>((others.end() - page).value), Asked::around);
-    page = next == page ? page + PageCount{1} : next;
+    Read* const read = free_read(spare_reads());
+    if (read == nullptr) break;
+    const PageCount claimed =
+        claim_stored(page, static_cast<std::uint32_t>((others.end() - page).value), parts_.budget.watermarks().min);
+    if (claimed.value != 0) submit_new(*read, page, claimed, claimed, Asked::around);
+    page = page + std::max(claimed, PageCount{1});
   }
 }
 
@@ -146,6 +208,8 @@ void Filler::submit_new(Read& read, PageId first, PageCount count, PageCount wan
   read.wanted = static_cast<std::uint32_t>(wanted.value);
   read.asked = asked;
   read.attempts = 0;
+  read.marker = false;
+  read.held_ns = 0;
   read.submitted_ns = os::monotonic_ns();
   ++reads_outstanding_;
   submit(read);
@@ -161,9 +225,16 @@ void Filler::submit(Read& read) {
 void Filler::read_completed(const os::IoCompletion& completion) {
   Read& read = reads_[completion.tag];
   POLDER_CHECK(completion.tag < read_count_ && read.count != 0, "read completes once", completion.tag);
-  StatisticsSegment& statistics = *parts_.statistics;
   if (!completion.error.ok()) return read_failed(read, completion.error);
-  count_alone(statistics.pager.bytes_read, read.count * kPageSize);
+  count_alone(parts_.statistics->pager.bytes_read, read.count * kPageSize);
+  if (!read.marker) return put_in_place(read);
+  read.held_ns = os::monotonic_ns();
+  ++reads_held_;
+}
+
+// Of a read that is complete.
+void Filler::put_in_place(Read& read) {
+  StatisticsSegment& statistics = *parts_.statistics;
   for (std::uint32_t i = 0; i < read.count;) {
     const auto matches = [&](std::uint32_t index) {
       const PageWord word = parts_.table.load(PageId{read.first.value + index});
@@ -182,7 +253,7 @@ void Filler::read_completed(const os::IoCompletion& completion) {
     for (std::uint32_t j = 0; j < good; ++j) {
       const PageId page{first.value + j};
       if (j < installed) {
-        finish(page, Copy::retained);
+        finish(page, read.asked == Asked::ahead ? Copy::streamed : Copy::retained);
         statistics.reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
       } else {
         revert(page);
@@ -206,6 +277,8 @@ void Filler::read_completed(const os::IoCompletion& completion) {
   if (wanted < read.count) {
     parts_.policy.arrived(folio, mask_of(read.first + PageCount{wanted}, read.count - wanted), Arrival::ahead);
   }
+  if (read.held_ns != 0) --reads_held_;
+  read.held_ns = 0;
   read.count = 0;
   --reads_outstanding_;
 }
@@ -232,11 +305,12 @@ void Filler::read_failed(Read& read, Errno error) {
   --reads_outstanding_;
 }
 
-void Filler::retry_reads() {
-  if (reads_waiting_ == 0) return;
+void Filler::look_after_reads() {
+  if (reads_waiting_ + reads_held_ == 0) return;
   const std::uint64_t now = os::monotonic_ns();
   for (unsigned i = 0; i < read_count_; ++i) {
     Read& read = reads_[i];
+    if (read.held_ns != 0 && now - read.held_ns >= kHoldMs * kNsPerMs) put_in_place(read);
     if (read.count == 0 || read.retry_at_ns == 0 || read.retry_at_ns > now) continue;
     read.retry_at_ns = 0;
     --reads_waiting_;

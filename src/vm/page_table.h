@@ -25,7 +25,8 @@
 // The flags ride along: `retained` says that location() names a stored copy that was identical when it was last
 // compared or read (clean eviction needs no write); `discarded` says that the owner freed the page while it was in
 // transition or staged, so its bytes need not survive; `poisoning` says that a lost page is not unreadable yet: whoever
-// would discard it waits, or the poison would meet its next owner. Words are atomic: read and changed by allocating
+// would discard it waits, or the poison would meet its next owner; `streamed` says that the retained copy was read ahead of a
+// sequential stream, which may want it so again. Words are atomic: read and changed by allocating
 // threads, the pager and the reclaimer. Acquire on load pairs with release on transition: whoever sees `stored` sees the hash.
 #pragma once
 
@@ -44,8 +45,8 @@ const char* name(PageState state);
 bool is_legal(PageState from, PageState to);
 
 // The value of a word. Layout, low to high:
-//   3 state | 1 retained | 1 discarded | 3 source of a fill | 16 staging page | 1 poisoning | 7 unused |
-//   32 location
+//   3 state | 1 retained | 1 discarded | 3 source of a fill | 16 staging page | 1 poisoning | 1 streamed |
+//   6 unused | 32 location
 class PageWord {
  public:
   static constexpr std::uint32_t kNoLocation = 0xFFFFFFFF;
@@ -59,6 +60,7 @@ class PageWord {
   constexpr PageState state() const { return static_cast<PageState>(bits_ & 7); }
   constexpr bool retained() const { return (bits_ >> 3 & 1) != 0; }
   constexpr bool poisoning() const { return (bits_ >> 24 & 1) != 0; }
+  constexpr bool streamed() const { return (bits_ >> 25 & 1) != 0; }
   constexpr bool discarded() const { return (bits_ >> 4 & 1) != 0; }
   // What a page that is being filled was before.
   constexpr PageState source() const { return static_cast<PageState>(bits_ >> 5 & 7); }
@@ -71,6 +73,7 @@ class PageWord {
   }
   constexpr PageWord with_poisoning() const { return PageWord(bits_ | 1U << 24); }
   constexpr PageWord without_poisoning() const { return PageWord(bits_ & ~(std::uint64_t{1} << 24)); }
+  constexpr PageWord with_streamed() const { return PageWord(bits_ | 1U << 25); }
   constexpr PageWord with_discarded() const { return PageWord(bits_ | 1U << 4); }
   constexpr PageWord without_discarded() const { return PageWord(bits_ & ~(std::uint64_t{1} << 4)); }
   constexpr PageWord with_source(PageState state) const {
