@@ -233,7 +233,8 @@ void Evictor::keep_together(Cluster& cluster) {
     }
     for (std::uint32_t i = first; i < end && clean * kWrittenPerClean <= written; ++i) {
       StagedPage& staged = cluster.pages[i];
-      if (staged.outcome == Outcome::clean && parts_.table.load(staged.page).streamed()) staged.outcome = Outcome::written;
+      if (staged.outcome == Outcome::clean && parts_.table.load(staged.page).streamed())
+        staged.outcome = Outcome::written;
     }
     first = end;
   }

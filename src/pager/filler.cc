@@ -216,7 +216,7 @@ Resolution Filler::take_back(PageId page, PageWord word, const os::Fault& fault)
       break;
   }
   count_alone(parts_.statistics->pager.soft_faults);
-  take_back_others(neighbourhood(page, fault));
+  take_back_others(neighbourhood(page, fault, {}));
   density_.advance();
   return Resolution::done;
 }

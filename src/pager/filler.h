@@ -97,8 +97,8 @@ class Filler {
     std::uint64_t retry_at_ns = 0;  // 0: with the device
     std::uint64_t submitted_ns = 0;
     Asked asked = Asked::by_fault;
-    bool marker = false;            // to be held until somebody comes for it
-    std::uint64_t held_ns = 0;      // since when it is complete and held; 0: it is not
+    bool marker = false;        // to be held until somebody comes for it
+    std::uint64_t held_ns = 0;  // since when it is complete and held; 0: it is not
     iovec vector{};
     char* buffer = nullptr;
   };
@@ -121,13 +121,19 @@ class Filler {
   Resolution fill_pattern(PageId page, PageWord word, const os::Fault& fault);
   Resolution start_read(PageId page, const os::Fault& fault);
   void read_others(Run others);
-  PageId read_ahead(PageId first, std::uint32_t window, PageId* marker);
+  struct Stretches {
+    PageId end;  // what was looked at
+    Read* lowest = nullptr;
+    Read* highest = nullptr;
+  };
+  PageId read_ahead(const Readahead::Ahead& ahead, PageId* marker);
+  Stretches read_stretches(Run pages);
   Resolution meet(PageId page);
   void put_in_place(Read& read);
   void put_in_place_oldest();
   PageCount claim_stored(PageId first, std::uint32_t window, PageCount reserve);
-  Run object_of(PageId page, const os::Fault& fault) const;
-  Run neighbourhood(PageId page, const os::Fault& fault);
+  Run object_of(PageId page, const os::Fault& fault, bool walks) const;
+  Run neighbourhood(PageId page, const os::Fault& fault, const Readahead::Window& window);
   PageCount room_kept_ahead() const;
   unsigned spare_reads() const;
   Read* free_read(unsigned spare);

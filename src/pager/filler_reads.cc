@@ -1,6 +1,7 @@
 // The filler's reads: what is read with the page of a fault, and what becomes of it.
 #include <algorithm>
 #include <cerrno>
+#include <utility>
 
 #include "base/check.h"
 #include "base/message.h"
@@ -13,15 +14,14 @@ namespace {
 // Objects of up to so many pages come as a whole: what is larger may be used in part. (With 16, cc1 in 64 MiB read so much
 // that it did not need that it took more than 100 s in place of 19.)
 constexpr PageCount kLargestWhole{4};
+// Larger ones, up to this, once their pages are asked for one after the other.
+constexpr PageCount kLargestWalked{2 * kPagesPerFolio};
 
 // A read that fails is tried again after a millisecond, then four, and so on.
 constexpr unsigned kReadAttempts = 3;
 constexpr std::uint64_t kNsPerMs = 1'000'000;
 constexpr std::uint64_t kFirstRetryNs = kNsPerMs;
 constexpr unsigned kMaxRetryShift = 8;
-
-// With fewer buffers none is held back.
-constexpr unsigned kFewestForMarkers = 16;
 
 }  // namespace
 
@@ -32,16 +32,18 @@ Resolution Filler::start_read(PageId page, const os::Fault& fault) {
     put_in_place_oldest();
     read = free_read(0);
   }
-  const std::uint32_t window = readahead_.window(page);
-  const Run around = neighbourhood(page, fault);
-  const bool reads_around = around.pages.value > 1 && around.end() - page >= PageCount{window};
+  const Readahead::Window window = readahead_.window(page);
+  const bool up = window.direction == Readahead::Direction::up;
+  const Run around = neighbourhood(page, fault, window);
+  const bool reads_around = around.pages.value > 1 && (!up || around.end() - page >= PageCount{window.pages}) &&
+                            (up || page - around.first >= PageCount{window.pages - 1});
   PageCount claimed{0};
   // Reading ahead must not evict; what is around is as good as asked for.
   if (reads_around) {
     claimed =
         claim_stored(page, static_cast<std::uint32_t>((around.end() - page).value), parts_.budget.watermarks().min);
-  } else if (window > 1) {
-    claimed = claim_stored(page, window, parts_.budget.watermarks().low);
+  } else if (window.pages > 1) {
+    claimed = claim_stored(page, up ? window.pages : 1, parts_.budget.watermarks().low);
   }
   if (claimed.value == 0) {
     if (!charge_one(fault)) return Resolution::no_room;
@@ -53,50 +55,69 @@ Resolution Filler::start_read(PageId page, const os::Fault& fault) {
     claimed = PageCount{1};
   }
   submit_new(*read, page, claimed, reads_around ? claimed : PageCount{1}, Asked::by_fault);
-  PageId next = page + claimed;
-  PageId marker = Readahead::kNoMarker;
+  PageId next = up ? page + claimed : PageId{page.value - 1};
+  PageId marker = Readahead::kNowhere;
   if (reads_around) {
-    read_others({next, around.end() - next});
+    read_others({page + claimed, around.end() - (page + claimed)});
     read_others({around.first, page - around.first});
-    next = around.end();
-  } else if (window > 1) {
-    if (claimed.value < window) next = read_ahead(next, window - static_cast<std::uint32_t>(claimed.value), nullptr);
-    next = read_ahead(next, window, &marker);
+    next = up ? around.end() : PageId{around.first.value - 1};
+  } else if (window.pages > 1) {
+    if (claimed.value < window.pages) {
+      const auto rest = window.pages - static_cast<std::uint32_t>(claimed.value);
+      next = read_ahead({next, rest, window.direction}, nullptr);
+    }
+    next = read_ahead({next, window.pages, window.direction}, &marker);
   }
   readahead_.advance(next, marker);
   density_.advance();
   return Resolution::done;
 }
 
-// What is stored of a stream's window, a read for each stretch, as long as there are buffers and room. Where it ended. With
-// `marker` the first stretch becomes one, if there is any.
-PageId Filler::read_ahead(PageId first, std::uint32_t window, PageId* marker) {
-  const PageId end = first + PageCount{window};
-  PageId page = first;
-  while (page < end) {
-    if (!parts_.blocks.known(block_of(page)) || parts_.blocks.mode(block_of(page)) != BlockMode::managed) break;
-    if (parts_.table.load(page).state() != PageState::stored) {
-      page = page + PageCount{1};
-      continue;
-    }
-    Read* const read = free_read(spare_reads());
-    if (read == nullptr) break;
-    const PageCount claimed = claim_stored(page, static_cast<std::uint32_t>((end - page).value), room_kept_ahead());
-    if (claimed.value == 0) {
-      // Made up from a pattern when it is asked for, or freed, or there is no room.
-      if (parts_.budget.free() <= room_kept_ahead()) break;
-      page = page + PageCount{1};
-      continue;
-    }
-    submit_new(*read, page, claimed, PageCount{0}, Asked::ahead);
-    if (marker != nullptr && read_count_ >= kFewestForMarkers) {
-      *marker = page;
-      read->marker = true;
-      marker = nullptr;
-    }
-    page = page + claimed;
+// What is stored of a stream's window, as long as there are buffers and room. Where the stream goes on behind it. With
+// `marker` the stretch that the stream comes to first becomes one, if there is any.
+PageId Filler::read_ahead(const Readahead::Ahead& ahead, PageId* marker) {
+  const bool up = ahead.direction == Readahead::Direction::up;
+  PageId begin = ahead.from;
+  PageId end = begin + PageCount{ahead.pages};
+  if (!up) {
+    end = PageId{ahead.from.value + 1};
+    begin = PageId{end.value - std::min(end.value, ahead.pages)};
   }
-  return page;
+  while (begin < end) {
+    const PageId folio = first_page(folio_of(up ? begin : PageId{end.value - 1}));
+    const PageId first = std::max(begin, folio);
+    const PageId piece_end = std::min(end, folio + PageCount{kPagesPerFolio});
+    const Stretches read = read_stretches({first, piece_end - first});
+    Read* const nearest = up ? read.lowest : read.highest;
+    if (marker != nullptr && nearest != nullptr) {
+      nearest->marker = true;
+      *std::exchange(marker, nullptr) = nearest->first;
+    }
+    if (up) begin = read.end;
+    if (read.end != piece_end) break;
+    if (!up) end = first;
+  }
+  return up ? begin : PageId{end.value - 1};
+}
+
+// A read for each stretch that is stored of these, which are a folio's.
+Filler::Stretches Filler::read_stretches(Run pages) {
+  Stretches stretches{.end = pages.first};
+  if (!parts_.blocks.known(block_of(pages.first))) return stretches;
+  while (stretches.end < pages.end()) {
+    const bool stored = parts_.table.load(stretches.end).state() == PageState::stored;
+    Read* const read = stored ? free_read(spare_reads()) : nullptr;
+    if (stored && (read == nullptr || parts_.budget.free() <= room_kept_ahead())) break;
+    const auto rest = static_cast<std::uint32_t>((pages.end() - stretches.end).value);
+    const PageCount claimed = stored ? claim_stored(stretches.end, rest, room_kept_ahead()) : PageCount{0};
+    if (claimed.value != 0) {
+      submit_new(*read, stretches.end, claimed, PageCount{0}, Asked::ahead);
+      if (stretches.lowest == nullptr) stretches.lowest = read;
+      stretches.highest = read;
+    }
+    stretches.end = stretches.end + std::max(claimed, PageCount{1});
+  }
+  return stretches;
 }
 
 // A stream makes room for itself, once it has used up what is free: what is below low is made good in the background.
@@ -115,8 +136,8 @@ Resolution Filler::meet(PageId page) {
     if (read.held_ns != 0) put_in_place(read);
     const Readahead::Ahead ahead = readahead_.reached(first);
     if (ahead.pages == 0) break;
-    PageId marker = Readahead::kNoMarker;
-    const PageId next = read_ahead(ahead.first, ahead.pages, &marker);
+    PageId marker = Readahead::kNowhere;
+    const PageId next = read_ahead(ahead, &marker);
     readahead_.advance(next, marker);
     break;
   }
@@ -146,12 +167,13 @@ void Filler::read_others(Run others) {
 
 // What is worth having with the page: what else there is of its object, or of its folio where faults are dense. To be noted
 // by density_.advance().
-Run Filler::neighbourhood(PageId page, const os::Fault& fault) {
+Run Filler::neighbourhood(PageId page, const os::Fault& fault, const Readahead::Window& window) {
   // In faults: an eighth of the folios that can be resident. (With a quarter, reads at random lost 8 %.)
   const auto reach = static_cast<std::uint32_t>(std::min<std::uint64_t>(parts_.budget.limit().value, UINT32_MAX)) /
                      (8 * kPagesPerFolio);
   const Run dense = density_.window(page, reach);
-  const Run object = object_of(page, fault);
+  const bool walks = window.length == 2 && window.direction == Readahead::Direction::up;
+  const Run object = object_of(page, fault, walks);
   if (object.pages >= dense.pages) return object;
   for (std::uint32_t i = 1; i < dense.pages.value; ++i) {
     const PageId other{dense.first.value + static_cast<std::uint32_t>((page.value + i * 5) % dense.pages.value)};
@@ -162,12 +184,15 @@ Run Filler::neighbourhood(PageId page, const os::Fault& fault) {
   return dense;
 }
 
-// The pages of the object that the fault is about, as far as they are worth having at once; at least its own.
-Run Filler::object_of(PageId page, const os::Fault& fault) const {
+// The pages of the object that the fault is about, as far as they are worth having at once; at least its own. Of a larger
+// one, those that follow where somebody walks through it.
+Run Filler::object_of(PageId page, const os::Fault& fault, bool walks) const {
   if (objects_ == nullptr) return {page, {1}};
-  const Run object = objects_->pages_of_object(reinterpret_cast<const void*>(fault.address + fault.offset),
-                                               kLargestWhole + PageCount{1});
-  return object.pages > kLargestWhole ? Run{page, {1}} : object;
+  const PageCount most = walks ? kLargestWalked : kLargestWhole;
+  const Run object =
+      objects_->pages_of_object(reinterpret_cast<const void*>(fault.address + fault.offset), most + PageCount{1});
+  if (object.pages > most) return {page, {1}};
+  return object.pages > kLargestWhole ? Run{page, object.end() - page} : object;
 }
 
 // Claims and charges stored pages from `first` on that lie in one folio and in consecutive slots, at most `window`, and

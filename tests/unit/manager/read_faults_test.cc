@@ -245,6 +245,34 @@ TEST_P(ReadFaultsTest, AForkedChildMeetsTheSameLossesAsItsParent) {
   EXPECT_EQ(status, 0);
 }
 
+// A marker is put in place when somebody comes for it, and then the stream is read on.
+TEST_P(ReadFaultsTest, AStreamThatIsReadAheadOfFindsEveryPageRight) {
+  for (const bool up : {true, false}) {
+    prepare(8 * kMiB, 24 * kMiB);
+    make_room();
+    const std::uint64_t ahead = manager_->statistics().pager.fills_readahead.load();
+    const std::uint64_t faults = manager_->statistics().pager.faults.load();
+    const std::size_t pages = victims_.pages.value;
+    for (std::size_t i = 0; i < pages; ++i) ASSERT_EQ(victims_.look(up ? i : pages - 1 - i), Seen::right) << i << up;
+    EXPECT_GT(manager_->statistics().pager.fills_readahead.load() - ahead, pages / 2) << up;
+    EXPECT_LT(manager_->statistics().pager.faults.load() - faults, pages / 4) << up;
+    expect_nothing_written();
+    free(victims_);
+    free(others_);
+  }
+}
+
+// Whoever waits for a page to leave its transition does not wait for a stream that has ended.
+TEST_P(ReadFaultsTest, AMarkerThatNobodyComesForIsPutInPlace) {
+  prepare(4 * kMiB, 24 * kMiB);
+  make_room();
+  for (std::size_t i = 0; i < 12; ++i) ASSERT_EQ(victims_.look(i), Seen::right);
+  EXPECT_GT(manager_->statistics().pager.fills_readahead.load(), 0U);
+  const auto settled = [this](std::size_t i) { return word_of(victims_, i).state() != PageState::filling; };
+  while (!all_of(victims_, settled)) os::yield_cpu();
+  EXPECT_EQ(victims_.count(Seen::right), victims_.pages.value);
+}
+
 // Freed while reads ahead of its last touch are under way: what becomes of them is no concern of the next owner.
 TEST_P(ReadFaultsTest, ReadsThatFailAfterTheirMemoryWasFreedDoNotHurtItsNextOwner) {
   constexpr std::size_t kPages = 64;

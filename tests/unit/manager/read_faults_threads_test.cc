@@ -15,7 +15,7 @@ namespace {
 
 // The page's bytes come back as soon as the first attempt has failed; the next one waits a millisecond for them.
 TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
-  prepare(20 * kMiB, 24 * kMiB);
+  prepare(40 * kMiB, 24 * kMiB);
   make_room();
   std::atomic<std::size_t> asked{SIZE_MAX};  // the page to touch
   std::atomic<std::size_t> answers{0};
@@ -34,7 +34,8 @@ TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
   std::size_t recovered = 0;
   std::size_t rounds = 0;
   for (const Target& target : targets()) {
-    // Backwards, so that nothing behind it in the file matters any more. From a folio's second fault on others come with it.
+    // Backwards, so that nothing behind it in the file matters any more. From a folio's second fault on others come with it,
+    // and some are read ahead.
     for (std::size_t i = kPagesPerFolio; i-- != 0;) {
       if (!is_stored(victims_, target.page + i)) continue;
       const Slots slot = swap_.save(target.offset + i * kPageSize, target.offset + (i + 1) * kPageSize);
@@ -61,7 +62,7 @@ TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
   RecordProperty("recovered", std::to_string(recovered));
   EXPECT_EQ(right, recovered);
   EXPECT_GT(recovered, rounds / 2);
-  EXPECT_GT(rounds, 500U);
+  EXPECT_GT(rounds, 300U);
   expect_nothing_written();
 }
 
