@@ -38,12 +38,12 @@ Resolution Filler::start_read(PageId page, const os::Fault& fault) {
   const bool reads_around = around.pages.value > 1 && (!up || around.end() - page >= PageCount{window.pages}) &&
                             (up || page - around.first >= PageCount{window.pages - 1});
   PageCount claimed{0};
-  // Reading ahead must not evict; what is around is as good as asked for.
+  // What is around is as good as asked for.
   if (reads_around) {
     claimed =
         claim_stored(page, static_cast<std::uint32_t>((around.end() - page).value), parts_.budget.watermarks().min);
   } else if (window.pages > 1) {
-    claimed = claim_stored(page, up ? window.pages : 1, parts_.budget.watermarks().low);
+    claimed = claim_stored(page, up ? window.pages : 1, room_kept_ahead());
   }
   if (claimed.value == 0) {
     if (!charge_one(fault)) return Resolution::no_room;
