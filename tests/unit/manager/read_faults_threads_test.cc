@@ -15,7 +15,7 @@ namespace {
 
 // The page's bytes come back as soon as the first attempt has failed; the next one waits a millisecond for them.
 TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
-  prepare(40 * kMiB, 24 * kMiB);
+  prepare(72 * kMiB, 24 * kMiB);
   make_room();
   std::atomic<std::size_t> asked{SIZE_MAX};  // the page to touch
   std::atomic<std::size_t> answers{0};
@@ -62,7 +62,7 @@ TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
   RecordProperty("recovered", std::to_string(recovered));
   EXPECT_EQ(right, recovered);
   EXPECT_GT(recovered, rounds / 2);
-  EXPECT_GT(rounds, 300U);
+  EXPECT_GT(rounds, 500U);
   expect_nothing_written();
 }
 
