@@ -45,8 +45,8 @@ const char* name(PageState state);
 bool is_legal(PageState from, PageState to);
 
 // The value of a word. Layout, low to high:
-//   3 state | 1 retained | 1 discarded | 3 source of a fill | 16 staging page | 1 poisoning | 1 streamed |
-//   6 unused | 32 location
+//   3 state | 1 retained | 1 discarded | 3 source of a fill | 16 staging page | 1 poisoning | 1 streamed | 6 unused |
+//   32 location
 class PageWord {
  public:
   static constexpr std::uint32_t kNoLocation = 0xFFFFFFFF;

@@ -204,6 +204,22 @@ TEST(Buddy, IsolatesTheHighestDirtyRun) {
   buddy->verify();
 }
 
+TEST(Buddy, IsolatesADirtyRunOfSeveralLeavesAsAWhole) {
+  Instance buddy(2048);
+  const std::int64_t used = buddy.take(100);
+  const std::int64_t long_one = buddy.take(700);
+  buddy.give(long_one, 700, Contents::dirty);
+  const std::optional<Buddy::DirtyRun> dirty = buddy->isolate_dirty();
+  ASSERT_TRUE(dirty);
+  EXPECT_EQ(dirty->first.value, long_one);
+  EXPECT_EQ(dirty->granules.value, 700U);
+  EXPECT_EQ(buddy->dirty().value, 0U);
+  buddy->verify();
+  buddy->free(dirty->first, dirty->granules, Contents::clean);
+  buddy.give(used, 100, Contents::clean);
+  buddy->verify();
+}
+
 TEST(Buddy, AlignsBeyondTheSize) {
   Instance buddy(4096);
   EXPECT_EQ(buddy.take(1), 0);
