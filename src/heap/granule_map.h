@@ -30,13 +30,17 @@ enum class GranuleKind : std::uint8_t {
   large_padded_head,                 // the same, preceded by granules that only serve its alignment
   large_body,
   large_padding,
-  span_block,  // part of a pageblock that spans are cut from
-  retired,     // was in use, went back to the buddy
+  span_block,        // part of a block that spans are cut from, in pages
+  small_span_block,  // the same, in KiB
+  retired,           // was in use, went back to the buddy
 };
 inline constexpr unsigned kGranuleKindCount = static_cast<unsigned>(GranuleKind::retired) + 1;
 
 constexpr GranuleKind kind_of(SizeClass size_class) { return static_cast<GranuleKind>(size_class.index); }
 constexpr bool is_slab(GranuleKind kind) { return kind != GranuleKind::never_used && kind < GranuleKind::large_head; }
+constexpr bool is_span_block(GranuleKind kind) {
+  return kind == GranuleKind::span_block || kind == GranuleKind::small_span_block;
+}
 constexpr SizeClass class_of(GranuleKind kind) { return {static_cast<std::uint8_t>(kind)}; }
 
 struct Slab;

@@ -28,6 +28,9 @@ constexpr PageCount kMostKept{(std::size_t{1} << 20) / kPageSize};
 // of the memory with huge pages; replace_threads, 78 MB, 0.98 and 1.04; replace_100k, 32 MB, 0.80 and 1.12.)
 constexpr GranuleCount kDenseFrom{(std::size_t{128} << 20) / kGranuleSize};
 
+// Of what is larger than small.
+constexpr std::size_t kAnyAlignment = 16;
+
 // Half a magazine: two refills in a row must leave it room for what they brought, or a program that allocates and frees
 // as much in turn refills and flushes each time. Of three, two: one at a time is no batch (calloc 1.07 of the time).
 constexpr unsigned refill_of(unsigned capacity) { return capacity <= 3 ? (capacity + 1) / 2 : capacity / 2; }
@@ -41,8 +44,9 @@ Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& poo
       pool_(pool),
       backing_(backing),
       buddy_(buddy),
-      runs_(buddy, backing, map_, spans_, clock),
-      spans_(map_, runs_, pool, backing, hardening),
+      runs_(buddy, backing, map_, {&spans_, &small_spans_}, clock),
+      spans_(kPageSpans, map_, runs_, pool, backing, hardening),
+      small_spans_(kSmallSpans, map_, runs_, pool, backing, Hardening::off),
       large_(map_, runs_, backing, hardening),
       quarantine_(pool),
       centrals_(map_, pool, hardening, processors) {
@@ -51,27 +55,35 @@ Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& poo
   if (hardening == Hardening::on) seed();
 }
 
+// What spans of that size are cut into, or of a page where no span will do.
+const SpanUnit& Heap::span_unit_for(std::size_t size, std::size_t alignment) const {
+  const bool small =
+      size <= kSmallSpans.largest_span && alignment <= kSmallSpans.size() && hardening_ == Hardening::off;
+  return small ? kSmallSpans : kPageSpans;
+}
+
 // --- allocate ---------------------------------------------------------------------------------------------------------
 
 void* Heap::allocate_slow(ThreadCache* cache, std::size_t size) {
   if (size <= kLargestSmall) return allocate_small_slow(cache, size_class_for(size));
-  return allocate_large(cache, size, Spans::kAlignment, RunContents::any);
+  return allocate_large(cache, size, kAnyAlignment, RunContents::any);
 }
 
 void* Heap::allocate_large(ThreadCache* cache, std::size_t size, std::size_t alignment, RunContents contents,
                            Buddy::Fit fit) {
   // Pages may have been evicted since they were kept: what they hold may be in swap by now, or lost.
   if (cache->spans() != nullptr && backing_.may_evict()) free_kept_spans(*cache);
-  if (alignment <= Spans::kAlignment && cache->spans() != nullptr) {
-    if (void* const span = cache->spans()->take(pages_up(size)); span != nullptr) {
-      spans_.reuse(span);
+  const SpanUnit& unit = span_unit_for(size, alignment);
+  if (size <= unit.largest_span && cache->spans() != nullptr) {
+    if (void* const span = cache->spans()->take(unit.round_up(size), alignment); span != nullptr) {
+      spans_of(map_.kind(span)).reuse(span);
       if (contents == RunContents::zero) std::memset(span, 0, size);
       return span;
     }
   }
   const auto attempt = [&] {
-    if (size <= Spans::kLargest && alignment <= Spans::kLargestAlignment)
-      return spans_.allocate(size, alignment, contents);
+    if (size <= unit.largest_span && alignment <= Spans::kLargestAlignment)
+      return spans_of(unit.kind).allocate(size, alignment, contents);
     return large_.allocate(size, std::max(alignment, LargeRuns::kAlignment), contents, fit);
   };
   void* memory = attempt();
@@ -111,7 +123,7 @@ void* Heap::allocate_aligned(ThreadCache* cache, std::size_t size, std::size_t a
 }
 
 void* Heap::allocate_zeroed(ThreadCache* cache, std::size_t size) {
-  if (size > kLargestSmall) return allocate_large(cache, size, Spans::kAlignment, RunContents::zero);
+  if (size > kLargestSmall) return allocate_large(cache, size, kAnyAlignment, RunContents::zero);
   void* const object = allocate_small(cache, size_class_for(size));
   if (object != nullptr) std::memset(object, 0, size);
   return object;
@@ -155,7 +167,7 @@ Occupancy Heap::slab_occupancy() const {
 
 void Heap::free_slow(ThreadCache* cache, void* pointer) {
   if (hardening_ == Hardening::on) return free_hardened(pointer);
-  if (map_.kind(pointer) == GranuleKind::span_block) return free_span(cache, pointer);
+  if (const GranuleKind kind = map_.kind(pointer); is_span_block(kind)) return free_span(cache, pointer, kind);
   const GranuleKind kind = require_start("free", pointer);
   if (!is_slab(kind)) return large_.free(pointer);
   const SizeClass size_class = class_of(kind);
@@ -184,19 +196,21 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
   if (cache->note_use(size_class, flushed)) sweep(*cache);
 }
 
-void Heap::free_span(ThreadCache* cache, void* pointer) {
+void Heap::free_span(ThreadCache* cache, void* pointer, GranuleKind kind) {
+  Spans& spans = spans_of(kind);
   // Where pages are evicted, what nobody needs must not be paid for, nor go to swap and come back.
   const bool keeps = cache != ThreadCache::empty() && !backing_.may_evict();
   SpanCache* const kept = keeps ? cache->create_spans(pool_) : nullptr;
-  if (kept == nullptr) return spans_.free(pointer);
+  if (kept == nullptr) return spans.free(pointer);
   const std::uint64_t threads = std::max<std::uint64_t>(1, cache_count_.load(std::memory_order_relaxed));
   const PageCount used = polder::pages(runs_.used());
   const std::uint64_t all = used.value / kKeptSpansPart + polder::pages(runs_.slack()).value / kKeptSlackPart;
   const PageCount share = std::clamp(PageCount{all / threads}, kFewestKept, kMostKept);
-  const PageCount pages = spans_.keep(pointer, std::max(share, PageCount{used.value / kOneKeptPart / threads}));
-  if (pages.value == 0) return spans_.free(pointer);
-  while (!kept->empty() && kept->is_full_for(pages, share)) spans_.free_kept(kept->take_oldest());
-  kept->put(pointer, pages);
+  const PageCount most = std::max(share, PageCount{used.value / kOneKeptPart / threads});
+  const std::size_t size = spans.keep(pointer, bytes(most));
+  if (size == 0) return spans.free(pointer);
+  while (!kept->empty() && kept->is_full_for(size, bytes(share))) free_kept(kept->take_oldest());
+  kept->put(pointer, size);
   if (cache->note_use(PageCount{0})) sweep(*cache);
 }
 
@@ -241,6 +255,7 @@ GranuleKind Heap::require_start(const char* operation, const void* pointer) cons
     case GranuleKind::retired:
       report_double_free(pointer);
     case GranuleKind::span_block:
+    case GranuleKind::small_span_block:
       return kind;  // they know more than the map
     case GranuleKind::large_head:
     case GranuleKind::large_padded_head:
@@ -255,7 +270,7 @@ GranuleKind Heap::require_start(const char* operation, const void* pointer) cons
 
 std::size_t Heap::usable_size(const char* operation, GranuleKind kind, const void* pointer) const {
   if (is_slab(kind)) return info_of(class_of(kind)).size;
-  return kind == GranuleKind::span_block ? spans_.usable_size(operation, pointer) : large_.usable_size(pointer);
+  return is_span_block(kind) ? spans_of(kind).usable_size(operation, pointer) : large_.usable_size(pointer);
 }
 
 std::size_t Heap::usable_size(const void* pointer) const {
@@ -268,7 +283,7 @@ std::size_t Heap::usable_size(const void* pointer) const {
 // A span that becomes a large run; null when it is to be copied. To copy into dirty pages is as fast as to move and leaves
 // nothing to fault in later, but it would fill what the program has left untouched.
 void* Heap::move_span(void* pointer, std::size_t usable, std::size_t size) {
-  if (size <= Spans::kLargest) return nullptr;
+  if (size <= kPageSpans.largest_span || usable <= kSmallSpans.largest_span) return nullptr;
   const Run span{map_.arena().page_of(pointer), pages_up(usable)};
   if (runs_.dirty() >= span.pages && !os::mostly_untouched(pointer, usable)) return nullptr;
   const LargeRuns::Moved moved = large_.move(span, size);
@@ -290,8 +305,8 @@ void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   // Objects move to a smaller place only when at least half is to be gained.
   if (size <= usable && size > usable / 2 && (small || size <= kLargestSmall)) return pointer;
   if (!small && size > kLargestSmall) {
-    if (kind == GranuleKind::span_block) {
-      if (spans_.resize(pointer, size)) return pointer;
+    if (is_span_block(kind)) {
+      if (spans_of(kind).resize(pointer, size)) return pointer;
       if (void* const moved = move_span(pointer, usable, size); moved != nullptr) return moved;
     } else {
       if (large_.resize(pointer, size)) return pointer;
@@ -304,7 +319,7 @@ void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   }
 
   void* const moved = size > usable && size > kLargestSmall
-                          ? allocate_large(cache, size, Spans::kAlignment, RunContents::any, Buddy::Fit::roomy)
+                          ? allocate_large(cache, size, kAnyAlignment, RunContents::any, Buddy::Fit::roomy)
                           : allocate(cache, size);
   if (moved == nullptr) return size <= usable ? pointer : nullptr;
   std::memcpy(moved, pointer, std::min(size, usable));
@@ -345,7 +360,7 @@ void Heap::destroy_cache(ThreadCache* cache) {
 // A few objects in an idle magazine may keep as many slabs.
 void Heap::sweep(ThreadCache& cache) {
   if (SpanCache* const kept = cache.spans(); kept != nullptr) {
-    while (void* const span = kept->take_idle()) spans_.free_kept(span);
+    while (void* const span = kept->take_idle()) free_kept(span);
     kept->note_sweep();
   }
   for (std::uint64_t idle = cache.idle_classes(); idle != 0; idle &= idle - 1) {
@@ -377,7 +392,7 @@ void Heap::end_large_magazines(ThreadCache& cache) {
 bool Heap::free_kept_spans(ThreadCache& cache) {
   SpanCache* const kept = cache.spans();
   if (kept == nullptr || kept->empty()) return false;
-  while (!kept->empty()) spans_.free_kept(kept->take_oldest());
+  while (!kept->empty()) free_kept(kept->take_oldest());
   return true;
 }
 

@@ -152,7 +152,12 @@ class Heap {
   void* allocate_slow(ThreadCache* cache, std::size_t size);
   void* allocate_large(ThreadCache* cache, std::size_t size, std::size_t alignment, RunContents contents,
                        Buddy::Fit fit = Buddy::Fit::tight);
-  void free_span(ThreadCache* cache, void* pointer);
+  void free_span(ThreadCache* cache, void* pointer, GranuleKind kind);
+  // Of blocks of that kind, in which the pointer is.
+  Spans& spans_of(GranuleKind kind) { return kind == kSmallSpans.kind ? small_spans_ : spans_; }
+  const Spans& spans_of(GranuleKind kind) const { return kind == kSmallSpans.kind ? small_spans_ : spans_; }
+  const SpanUnit& span_unit_for(std::size_t size, std::size_t alignment) const;
+  void free_kept(void* span) { spans_of(map_.kind(span)).free_kept(span); }
   void free_slow(ThreadCache* cache, void* pointer);
   void* allocate_small_slow(ThreadCache* cache, SizeClass size_class);
   void* allocate_small(ThreadCache* cache, SizeClass size_class) {
@@ -205,6 +210,7 @@ class Heap {
   RunSource runs_;
   ObjectExtents extents_{map_};
   Spans spans_;
+  Spans small_spans_;
   LargeRuns large_;
   Quarantine quarantine_;
   std::array<Random, kSizeClassCount>* randoms_ = nullptr;  // each guarded as its class's list; null unless hardened

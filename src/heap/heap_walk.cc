@@ -12,11 +12,13 @@ void Heap::lock_own() const {
   quarantine_.fork_mutex().lock();
   large_.fork_mutex().lock_same_rank();
   spans_.fork_mutex().lock_same_rank();
+  small_spans_.fork_mutex().lock_same_rank();
   map_.fork_mutex().lock_same_rank();
 }
 
 void Heap::unlock_own() const {
   map_.fork_mutex().unlock();
+  small_spans_.fork_mutex().unlock();
   spans_.fork_mutex().unlock();
   large_.fork_mutex().unlock();
   quarantine_.fork_mutex().unlock();
@@ -30,6 +32,7 @@ void Heap::unlock_after_fork_parent() { unlock_own(); }
 
 void Heap::reset_after_fork_child(ThreadCache* survivor) {
   map_.fork_mutex().reset_in_child();
+  small_spans_.fork_mutex().reset_in_child();
   spans_.fork_mutex().reset_in_child();
   large_.fork_mutex().reset_in_child();
   quarantine_.fork_mutex().reset_in_child();
@@ -64,8 +67,9 @@ void Heap::statistics(Statistics& statistics) const {
   }
   const LargeRuns::Statistics large = large_.statistics();
   const Spans::Statistics spans = spans_.statistics();
-  statistics.large_runs = large.runs + spans.spans;
-  statistics.large_pages = large.pages + spans.pages;
+  const Spans::Statistics small_spans = small_spans_.statistics();
+  statistics.large_runs = large.runs + spans.spans + small_spans.spans;
+  statistics.large_pages = large.pages + pages_up(spans.bytes + small_spans.bytes);
   const os::MutexLock lock(caches_mutex_);
   statistics.thread_caches = cache_count_.load(std::memory_order_relaxed);
 }
@@ -92,8 +96,10 @@ void Heap::verify_map_locked() const {
   std::uint64_t slabs[kSizeClassCount + 1] = {};
   std::uint64_t free_objects[kSizeClassCount + 1] = {};
   LargeRuns::Statistics large;
-  std::uint64_t span_blocks = 0;
-  PageCount dirty_spans;
+  struct {
+    std::uint64_t blocks = 0;
+    PageCount dirty;
+  } spans, small_spans;
 
   const std::uint32_t end = map_.ensured().value;
   for (std::uint32_t i = 0; i < end;) {
@@ -113,16 +119,18 @@ void Heap::verify_map_locked() const {
       i += info.granules;
       continue;
     }
-    if (kind == GranuleKind::span_block) {
+    if (is_span_block(kind)) {
       const SpanBlock* const block = map_.span_block(granule);
-      for (std::uint32_t offset = 0; offset < kGranulesPerBlock; ++offset) {
+      const std::uint64_t length = (kind == kSmallSpans.kind ? kSmallSpans : kPageSpans).block().value;
+      for (std::uint32_t offset = 0; offset < length; ++offset) {
         POLDER_CHECK(map_.kind({i + offset}) == kind && map_.span_block({i + offset}) == block, "span block is torn", i,
                      block);
       }
       POLDER_CHECK(block->first == granule, "granule map does not lead to the block's header", i, block);
-      spans_.verify_locked(*block, dirty_spans);
-      ++span_blocks;
-      i += kGranulesPerBlock;
+      auto& counts = kind == kSmallSpans.kind ? small_spans : spans;
+      spans_of(kind).verify_locked(*block, counts.dirty);
+      ++counts.blocks;
+      i += static_cast<std::uint32_t>(length);
       continue;
     }
     ++i;
@@ -149,7 +157,8 @@ void Heap::verify_map_locked() const {
     POLDER_CHECK(free_objects[index] == central.free_objects, "count of free objects is wrong", index,
                  free_objects[index], central.free_objects);
   }
-  spans_.verify_sums_locked(span_blocks, dirty_spans);
+  spans_.verify_sums_locked(spans.blocks, spans.dirty);
+  small_spans_.verify_sums_locked(small_spans.blocks, small_spans.dirty);
   const LargeRuns::Statistics counted = large_.statistics_locked();
   POLDER_CHECK(large.runs == counted.runs && large.pages == counted.pages, "count of large runs is wrong", large.runs,
                counted.runs, large.pages.value, counted.pages.value);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "heap/granule_map.h"
+#include "heap/spans.h"
 #include "vm/object_map.h"
 
 namespace polder {
@@ -15,7 +16,7 @@ class ObjectExtents final : public ObjectMap {
 
  private:
   Run in_slab(const void* address, SizeClass size_class) const;
-  Run in_block(PageId page, PageCount most) const;
+  Run in_block(const void* address, const SpanUnit& unit, PageCount most) const;
 
   const GranuleMap& map_;
 };

@@ -66,7 +66,11 @@ void RunSource::release(Run run, GranuleId first, GranuleCount granules, Buddy::
   settle();
 }
 
-PageCount RunSource::dirty() const { return pages(buddy_.dirty()) + pages_.dirty(); }
+PageCount RunSource::dirty() const {
+  PageCount dirty = pages(buddy_.dirty());
+  for (const FreePages* const part : pages_) dirty += part->dirty();
+  return dirty;
+}
 
 GranuleCount RunSource::used() const {
   const std::uint64_t used = used_.load(std::memory_order_relaxed);
@@ -163,8 +167,8 @@ class RunSource::DirtyFree final : public DirtySource {
     if (!dirty) return std::nullopt;
     return Run{first_page(dirty->first), pages(dirty->granules)};
   }
-  void give_back(Run run, PageCount gone) override {
-    refused_ = gone.value == 0;
+  void give_back(Run run, bool refused) override {
+    refused_ = refused;
     if (!refused_) runs_.backing_.purge(run);
     runs_.buddy_.free(granule_of(run.first), granules_up(run.pages), contents_of(refused_));
   }
@@ -189,7 +193,12 @@ bool RunSource::fill_untouched(Run run) {
 
 FreePages::Purged RunSource::purge_dirty(PageCount most) {
   const std::optional<Buddy::DirtyRun> run = buddy_.isolate_dirty(granules_up(most));
-  if (!run) return pages_.purge_dirty(most);
+  if (!run) {
+    for (FreePages* const part : pages_) {
+      if (const Purged purged = part->purge_dirty(most); purged.pages.value != 0) return purged;
+    }
+    return {};
+  }
   backing_.purge({first_page(run->first), pages(run->granules)});
   buddy_.free(run->first, run->granules, Buddy::Contents::clean);
   return {pages(run->granules), 1};

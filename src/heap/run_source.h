@@ -12,6 +12,7 @@
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <optional>
@@ -33,7 +34,8 @@ class RunSource final : public FreePages {
   // `clock`: a monotonic time in nanoseconds.
   using Clock = std::uint64_t (*)();
   // `pages`: what is free in the pages of runs that were taken, and dirty too.
-  RunSource(Buddy& buddy, Backing& backing, GranuleMap& map, FreePages& pages, Clock clock)
+  using Parts = std::array<FreePages*, 2>;
+  RunSource(Buddy& buddy, Backing& backing, GranuleMap& map, const Parts& pages, Clock clock)
       : buddy_(buddy), backing_(backing), map_(map), pages_(pages), clock_(clock) {}
 
   // Address space only, its details in the granule map accessible. Note the tides when it is known what of it is used.
@@ -84,7 +86,7 @@ class RunSource final : public FreePages {
   Buddy& buddy_;
   Backing& backing_;
   GranuleMap& map_;
-  FreePages& pages_;
+  const Parts pages_;
   const Clock clock_;
   // Atomic, all of them: any thread; a tide that was missed costs a purge too many or too late. Granules.
   std::atomic<std::uint64_t> used_{0};          // taken and not given back

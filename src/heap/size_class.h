@@ -10,7 +10,7 @@
 //               above each power of two from 1 KiB on: sqlite 0.96, calloc 1.02, sh6 1.01.
 //               Two classes beside the steps are for entries of page caches, a page and what the cache knows of it, which
 //               can be most of a database's memory: 1,040 and 4,368 bytes of SQLite's (its peak 0.94).
-//               What is larger is whole pages of a block's (spans.h): as slabs up to 16 KiB, which keep what is free of
+//               What is larger is cut out of blocks that many share (spans.h): as slabs up to 16 KiB, which keep what is free of
 //               them, calloc peaked at 1.07, the suite at 1.005, and took 0.98 of the time
 //   alignment   every size is a multiple of 16; objects start at multiples of their size from a slab that is aligned to
 //               its own length, so an object is aligned to every power of two that divides its size

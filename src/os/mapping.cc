@@ -267,18 +267,49 @@ bool is_readable(const void* address) {
   return system_call(SYS_rt_sigprocmask, kNothingToDo, address, nullptr, std::size_t{8}) == -EINVAL;
 }
 
-bool mostly_untouched(const void* address, std::size_t size) {
+namespace {
+
+// Whether each page is there, as `visit` learns one after the other until it returns false. False when the kernel does not
+// say.
+template <typename Visit>
+bool for_each_presence(const void* address, std::size_t size, Visit visit) {
   constexpr std::size_t kPages = 128;
   unsigned char present[kPages];
-  std::size_t touched = 0;
   for (std::size_t done = 0; done < size; done += kPages * kPageSize) {
     const std::size_t length = std::min(size - done, kPages * kPageSize);
     if (system_call(SYS_mincore, static_cast<const char*>(address) + done, length, present) != 0) return false;
-    const std::size_t pages = (length + kPageSize - 1) / kPageSize;
-    touched +=
-        static_cast<std::size_t>(std::count_if(present, present + pages, [](int page) { return (page & 1) != 0; }));
+    for (std::size_t page = 0; page < (length + kPageSize - 1) / kPageSize; ++page) {
+      if (!visit((present[page] & 1) != 0)) return true;
+    }
   }
-  return touched < size / kPageSize / 2;
+  return true;
+}
+
+}  // namespace
+
+bool mostly_untouched(const void* address, std::size_t size) {
+  std::size_t touched = 0;
+  const bool known = for_each_presence(address, size, [&touched](bool present) {
+    touched += present;
+    return true;
+  });
+  return known && touched < size / kPageSize / 2;
+}
+
+PresentPages first_present(const void* address, std::size_t size, std::size_t least) {
+  PresentPages found;
+  const bool known = for_each_presence(address, size, [&found, least](bool present) {
+    if (present) {
+      ++found.count;
+    } else if (found.count >= least) {
+      return false;
+    } else {
+      found = {found.first + found.count + 1, 0};
+    }
+    return true;
+  });
+  if (!known) return {0, size / kPageSize};
+  return found.count >= least ? found : PresentPages{};
 }
 
 std::uintptr_t program_break() {

@@ -66,6 +66,13 @@ bool is_readable(const void* address);
 
 // Whether less than half of the pages of private memory are there (mincore(2)). False when the kernel does not say.
 bool mostly_untouched(const void* address, std::size_t size);
+// The first `least` pages or more in a row of private memory that are there; no pages when there are none, all of them
+// when the kernel does not say. In pages, from `address`.
+struct PresentPages {
+  std::size_t first = 0;
+  std::size_t count = 0;
+};
+PresentPages first_present(const void* address, std::size_t size, std::size_t least);
 
 // Where the data segment ends that brk(2) moves; 0 when the kernel does not say.
 std::uintptr_t program_break();

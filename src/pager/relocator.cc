@@ -12,6 +12,9 @@ namespace {
 
 PageCount to_block_end(PageId page) { return first_page(block_of(page) + BlockCount{1}) - page; }
 
+// Pages in a row: fewer are made anew in less time than they are moved.
+constexpr std::size_t kRecycleFrom = 16;
+
 bool is_for_good(Errno error) {
   return error == Errno(EOPNOTSUPP) || error == Errno(ENOSYS) || error == Errno(EPERM) || error == Errno(EACCES);
 }
@@ -62,23 +65,35 @@ PageCount Relocator::recycle(DirtySource& source, Run to) {
   while (done < to.pages) {
     const std::optional<Run> from = source.take(to.pages - done);
     if (!from) break;
-    const PageCount gone = recycle_run(mover, *from, {to.first + done, to.pages - done});
-    source.give_back(*from, gone);
-    if (gone.value == 0) break;
-    done += gone;
+    const std::optional<PageCount> moved = recycle_run(mover, *from, {to.first + done, to.pages - done});
+    source.give_back(*from, !moved);
+    if (!moved) break;
+    done += *moved;
   }
   return done;
 }
 
-PageCount Relocator::recycle_run(os::Userfaultfd& mover, Run from, Run to) {
+// What the program never touched is no use elsewhere. Empty at the end when there is nothing that is worth a move.
+Run Relocator::first_touched(Run run) const {
+  while (run.pages.value != 0) {
+    const Run resident = first_resident(run);
+    const os::PresentPages touched =
+        os::first_present(parts_.arena.address(resident.first), bytes(resident.pages), kRecycleFrom);
+    if (touched.count != 0) return {resident.first + PageCount{touched.first}, {touched.count}};
+    run = {resident.end(), run.end() - resident.end()};
+  }
+  return run;
+}
+
+std::optional<PageCount> Relocator::recycle_run(os::Userfaultfd& mover, Run from, Run to) {
   PageCount done;
   while (done < to.pages) {
-    const Run source = first_resident(from);
+    const Run source = first_touched(from);
     if (source.pages.value == 0) break;
     const PageId target = to.first + done;
     const PageCount length = std::min({source.pages, to.pages - done, to_block_end(target)});
     const PageCount moved = relocate_piece(mover, {source.first, length}, target);
-    if (moved.value == 0) break;
+    if (moved.value == 0) return done.value == 0 ? std::nullopt : std::optional(done);
     done += moved;
     from = {source.first + moved, from.end() - (source.first + moved)};
   }

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <atomic>
+#include <optional>
 
 #include "os/userfaultfd.h"
 #include "pager/parts.h"
@@ -28,7 +29,9 @@ class Relocator {
   bool open(os::Userfaultfd& mover);
   bool may_be_huge() const;
   Run first_resident(Run run) const;
-  PageCount recycle_run(os::Userfaultfd& mover, Run from, Run to);
+  Run first_touched(Run run) const;
+  // The pages of `to` that came so; nothing where it is refused.
+  std::optional<PageCount> recycle_run(os::Userfaultfd& mover, Run from, Run to);
   PageCount relocate_piece(os::Userfaultfd& mover, Run from, PageId to);
 
   VmParts& parts_;

@@ -14,8 +14,9 @@ class DirtySource {
  public:
   // A run of at most so many pages, isolated from the buddy; empty when there is none.
   virtual std::optional<Run> take(PageCount most) = 0;
-  // After every take, before the next: so many of its pages have gone; those that are left are resident and charged.
-  virtual void give_back(Run run, PageCount gone) = 0;
+  // After every take, before the next. Refused: nothing of it can be moved. Otherwise what is left of its pages is still
+  // charged, but hardly any of them is there.
+  virtual void give_back(Run run, bool refused) = 0;
 
  protected:
   ~DirtySource() = default;

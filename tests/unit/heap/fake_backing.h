@@ -95,15 +95,15 @@ class FakeBacking final : public Backing {
     while (done < to.pages) {
       const std::optional<Run> from = source.take(to.pages - done);
       if (!from) break;
-      const PageCount gone = recycle_run(*from, {to.first + done, to.pages - done});
-      source.give_back(*from, gone);
-      if (gone.value == 0) break;
-      done += gone;
+      const std::optional<PageCount> moved = recycle_run(*from, {to.first + done, to.pages - done});
+      source.give_back(*from, !moved);
+      if (!moved) break;
+      done += *moved;
     }
     return done;
   }
 
-  PageCount recycle_run(Run from, Run to) {
+  std::optional<PageCount> recycle_run(Run from, Run to) {
     const std::lock_guard<std::mutex> lock(mutex_);
     PageCount moved;
     for (PageId page = from.first; page < from.end() && moved < to.pages; ++page) {
@@ -111,7 +111,10 @@ class FakeBacking final : public Backing {
       Page& target = pages_[(to.first + moved).value];
       require(!source.provided && target.provided && !target.dirty, "page is recycled out of place", page.value);
       if (!source.dirty) continue;
-      if (refuse_every_ != 0 && ++relocations_ % refuse_every_ == 0) break;
+      if (refuse_every_ != 0 && ++relocations_ % refuse_every_ == 0) {
+        if (moved.value == 0) return std::nullopt;
+        break;
+      }
       source.dirty = false;
       target.dirty = true;
       move_bytes(page, to.first + moved);

@@ -3,6 +3,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <memory>
 #include <random>
@@ -100,6 +101,52 @@ TEST(HeapThreads, OneAllocatesAnotherFrees) {
   });
   producer.join();
   consumer.join();
+  heap.expect_empty();
+}
+
+// Small spans of several threads meet in a page: it is there as long as one of them is, and given up by the last.
+TEST(HeapThreads, SharePages) {
+  HeapInstance heap(std::size_t{64} << 20);
+  heap.backing().set_under_pressure(true);  // nothing is kept
+  std::vector<std::thread> threads;
+  for (unsigned thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      std::mt19937_64 random(thread);
+      struct Live {
+        char* memory = nullptr;
+        std::size_t size = 0;
+      } live[4];
+      for (int step = 0; step < kSteps / 4; ++step) {
+        Live& each = live[random() % 4];
+        const std::size_t size = 9'000 + random() % 3'000;
+        if (each.memory != nullptr && random() % 4 == 0) {
+          ASSERT_TRUE(is_filled(each.memory, each.size, thread));
+          each.memory = static_cast<char*>(heap->reallocate(ThreadCache::empty(), each.memory, size));
+          ASSERT_TRUE(is_filled(each.memory, std::min(size, each.size), thread));
+        } else {
+          if (each.memory != nullptr) {
+            ASSERT_TRUE(is_filled(each.memory, each.size, thread));
+            heap->free(ThreadCache::empty(), each.memory);
+          }
+          const bool zeroed = random() % 4 == 0;
+          void* const fresh =
+              zeroed ? heap->allocate_zeroed(ThreadCache::empty(), size) : heap->allocate(ThreadCache::empty(), size);
+          each.memory = static_cast<char*>(fresh);
+          if (zeroed) {
+            ASSERT_EQ(std::count(each.memory, each.memory + size, 0), static_cast<std::ptrdiff_t>(size));
+          }
+        }
+        each.size = size;
+        fill(each.memory, size, thread);
+        if (random() % 1000 == 0) static_cast<void>(heap->free_pages().purge_dirty({8}));
+      }
+      for (const Live& each : live) {
+        if (each.memory != nullptr) heap->free(ThreadCache::empty(), each.memory);
+      }
+    });
+  }
+  for (int i = 0; i < 20; ++i) heap->verify();
+  for (std::thread& thread : threads) thread.join();
   heap.expect_empty();
 }
 

@@ -12,13 +12,13 @@
 namespace polder {
 namespace {
 
-TEST(PageBits, RangesAndSearchesAgreeWithASet) {
+TEST(SpanBits, RangesAndSearchesAgreeWithASet) {
   std::mt19937 random(1);
-  PageBits bits;
+  SpanBits bits;
   std::set<unsigned> model;
   for (int step = 0; step < 2000; ++step) {
-    const auto first = static_cast<unsigned>(random() % PageBits::kCount);
-    const auto count = static_cast<unsigned>(random() % (PageBits::kCount - first + 1));
+    const auto first = static_cast<unsigned>(random() % SpanBits::kCount);
+    const auto count = static_cast<unsigned>(random() % (SpanBits::kCount - first + 1));
     if (random() % 2 == 0) {
       bits.set(first, count);
       for (unsigned i = first; i < first + count; ++i) model.insert(i);
@@ -27,13 +27,13 @@ TEST(PageBits, RangesAndSearchesAgreeWithASet) {
       for (unsigned i = first; i < first + count; ++i) model.erase(i);
     }
     ASSERT_EQ(bits.population(), model.size());
-    const auto from = static_cast<unsigned>(random() % (PageBits::kCount + 1));
+    const auto from = static_cast<unsigned>(random() % (SpanBits::kCount + 1));
     const auto set = model.lower_bound(from);
-    ASSERT_EQ(bits.next_set(from), set == model.end() ? PageBits::kCount : *set);
+    ASSERT_EQ(bits.next_set(from), set == model.end() ? SpanBits::kCount : *set);
     unsigned clear = from;
-    while (clear < PageBits::kCount && model.count(clear) != 0) ++clear;
+    while (clear < SpanBits::kCount && model.count(clear) != 0) ++clear;
     ASSERT_EQ(bits.next_clear(from), clear);
-    if (from < PageBits::kCount) {
+    if (from < SpanBits::kCount) {
       ASSERT_EQ(bits.test(from), model.count(from) != 0);
     }
   }
@@ -56,11 +56,11 @@ class SpansTest : public testing::Test {
 
 TEST_F(SpansTest, LieSideBySideAndGoBackAsAWhole) {
   std::vector<char*> all;
-  for (std::size_t pages = 5; pages < 30; ++pages) all.push_back(allocate(pages));
-  std::size_t pages = 5;
+  for (std::size_t pages = 9; pages < 30; ++pages) all.push_back(allocate(pages));
+  std::size_t pages = 9;
   for (std::size_t i = 0; i + 1 < all.size(); ++i, ++pages) EXPECT_EQ(all[i] + pages * kPageSize, all[i + 1]);
   EXPECT_EQ(heap_.buddy().allocated().value, kGranulesPerBlock);
-  EXPECT_EQ(heap_.backing().provided(), (5U + 29U) * 25U / 2U);  // no more than was asked for
+  EXPECT_EQ(heap_.backing().provided(), (9U + 29U) * 21U / 2U);  // no more than was asked for
   heap_->verify();
   for (char* const span : all) free(span);
   EXPECT_EQ(heap_.buddy().allocated().value, 0U);
@@ -121,11 +121,11 @@ TEST_F(SpansTest, AlignedOnesLieSideBySideToo) {
 
 TEST_F(SpansTest, AlignedOnesFindRoomBehindOthers) {
   ThreadCache* const none = ThreadCache::empty();
-  char* const first = allocate(3);
+  char* const first = allocate(11);
   auto* const aligned = static_cast<char*>(heap_->allocate_aligned(none, 5 * kPageSize, 4 * kPageSize));
-  EXPECT_EQ(aligned, first + 4 * kPageSize);
+  EXPECT_EQ(aligned, first + 12 * kPageSize);
   EXPECT_EQ(heap_->usable_size(aligned), 5 * kPageSize);
-  EXPECT_EQ(heap_->allocate_aligned(none, 100, 8 * kPageSize), first + 16 * kPageSize);
+  EXPECT_EQ(heap_->allocate_aligned(none, 100, 8 * kPageSize), first + 24 * kPageSize);
   heap_->verify();
 }
 
@@ -210,6 +210,138 @@ TEST_F(SpansTest, MisuseIsReported) {
   EXPECT_DEATH(free(first + 1), "free of 0x.* not the start of an allocation");
   EXPECT_DEATH((void)resize(first + kPageSize, 1), "realloc of 0x.* not the start");
   EXPECT_DEATH((void)heap_->usable_size(first + 16), "malloc_usable_size of 0x.* not the start");
+  free(first);
+  EXPECT_DEATH(free(first), "double free");
+  free(second);
+  EXPECT_DEATH(free(second), "double free");
+}
+
+// In units of a KiB: pages have several owners.
+class SmallSpansTest : public SpansTest {
+ protected:
+  static constexpr std::size_t kKib = 1024;
+
+  char* allocate(std::size_t kib) { return static_cast<char*>(heap_->allocate(ThreadCache::empty(), kib * kKib)); }
+  void* resize(void* span, std::size_t kib) { return heap_->reallocate(ThreadCache::empty(), span, kib * kKib); }
+};
+
+TEST_F(SmallSpansTest, LieSideBySideAndGoBackAsAWhole) {
+  std::vector<char*> all;
+  std::size_t sum = 0;
+  for (std::size_t kib = 9; kib <= 32; ++kib) {
+    all.push_back(allocate(kib));
+    EXPECT_EQ(all.back(), all[0] + sum * kKib);
+    EXPECT_EQ(heap_->usable_size(all.back()), kib * kKib);
+    sum += kib;
+    EXPECT_EQ(heap_.backing().provided(), pages_up(sum * kKib).value);
+  }
+  EXPECT_EQ(heap_->usable_size(heap_->allocate(ThreadCache::empty(), 8 * kKib + 1)), 9 * kKib);
+  EXPECT_EQ(heap_.buddy().allocated().value, SpanBits::kCount * kKib / kGranuleSize);
+  heap_->verify();
+}
+
+TEST_F(SmallSpansTest, PagesGoWithTheLastThatIsInThem) {
+  char* const first = allocate(9);
+  char* const second = allocate(9);
+  char* const third = allocate(10);
+  EXPECT_EQ(heap_.backing().provided(), 7U);
+  free(second);  // KiB 9 to 18: only the page at 12 is its own
+  EXPECT_EQ(heap_.backing().provided(), 6U);
+  EXPECT_EQ(heap_->free_pages().dirty().value, 1U);
+  heap_->verify();
+  free(first);
+  EXPECT_EQ(heap_.backing().provided(), 3U);
+  EXPECT_EQ(heap_->free_pages().dirty().value, 4U);
+  heap_->verify();
+  EXPECT_EQ(heap_->free_pages().purge_dirty({100}).pages.value, 4U);
+  char* const again = allocate(18);
+  EXPECT_EQ(again, first);
+  EXPECT_EQ(heap_.backing().provided(), 7U);
+  free(third);
+  free(again);
+  heap_.expect_empty();
+}
+
+TEST_F(SmallSpansTest, AreZeroedAlsoWhereOthersWere) {
+  ThreadCache* const none = ThreadCache::empty();
+  char* const first = allocate(9);
+  char* const second = allocate(9);
+  char* const third = allocate(9);
+  for (char* const each : {first, second, third}) std::memset(each, 0xEE, 9 * kKib);
+  free(second);
+  static_cast<void>(heap_->free_pages().purge_dirty({100}));
+  auto* const zeroed = static_cast<char*>(heap_->allocate_zeroed(none, 9 * kKib - 1));
+  ASSERT_EQ(zeroed, second);
+  for (std::size_t at = 0; at < 9 * kKib - 1; ++at) ASSERT_EQ(zeroed[at], 0) << at;
+  for (std::size_t at = 0; at < 9 * kKib; ++at) {
+    ASSERT_EQ(first[at], static_cast<char>(0xEE));
+    ASSERT_EQ(third[at], static_cast<char>(0xEE));
+  }
+}
+
+TEST_F(SmallSpansTest, GrowAndShrinkWithinAPage) {
+  char* const span = allocate(9);
+  fill(span, 9 * kKib, 1);
+  EXPECT_EQ(resize(span, 11), span);
+  EXPECT_EQ(heap_.backing().provided(), 3U);
+  EXPECT_EQ(resize(span, 14), span);
+  EXPECT_EQ(heap_.backing().provided(), 4U);
+  char* const wall = allocate(9);
+  EXPECT_EQ(wall, span + 14 * kKib);
+  heap_->verify();
+  EXPECT_EQ(resize(span, 12), span);
+  EXPECT_EQ(heap_->usable_size(span), 12 * kKib);
+  EXPECT_EQ(heap_.backing().provided(), 6U);  // the page of the two KiB is the wall's too
+  free(wall);
+  EXPECT_EQ(heap_.backing().provided(), 3U);
+  EXPECT_TRUE(is_filled(span, 9 * kKib, 1));
+  EXPECT_EQ(resize(span, 32), span);
+  void* const moved = resize(span, 33);  // in pages
+  EXPECT_TRUE(is_filled(moved, 9 * kKib, 1));
+  EXPECT_EQ(heap_->usable_size(moved), 36 * kKib);
+  heap_->verify();
+  free(moved);
+  heap_.expect_empty();
+}
+
+TEST_F(SmallSpansTest, WithoutMemoryNothingChanges) {
+  char* const first = allocate(9);
+  char* const second = allocate(9);
+  fill(first, 9 * kKib, 1);
+  fill(second, 9 * kKib, 2);
+  heap_.backing().set_capacity(6);
+  EXPECT_EQ(allocate(15), nullptr);
+  EXPECT_EQ(resize(second, 16), nullptr);
+  EXPECT_EQ(heap_->usable_size(second), 9 * kKib);
+  heap_->verify();
+  EXPECT_EQ(resize(second, 11), second);
+  EXPECT_TRUE(is_filled(first, 9 * kKib, 1));
+  EXPECT_TRUE(is_filled(second, 9 * kKib, 2));
+  free(first);
+  free(second);
+  heap_.expect_empty();
+}
+
+TEST_F(SmallSpansTest, AlignedOnesAreInPages) {
+  ThreadCache* const none = ThreadCache::empty();
+  char* const small = allocate(9);
+  auto* const aligned = static_cast<char*>(heap_->allocate_aligned(none, 9 * kKib, 2 * kKib));
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(aligned) % kPageSize, 0U);
+  EXPECT_EQ(heap_->usable_size(aligned), 12 * kKib);
+  EXPECT_EQ(heap_->allocate_aligned(none, 9 * kKib, kKib), small + 9 * kKib);
+  const Cache cache(heap_);
+  heap_->free(cache, allocate(9));
+  auto* const other = static_cast<char*>(heap_->allocate_aligned(cache, 9 * kKib, kPageSize));
+  EXPECT_EQ(reinterpret_cast<std::uintptr_t>(other) % kPageSize, 0U) << "a kept span is not aligned";
+  heap_->verify();
+}
+
+TEST_F(SmallSpansTest, MisuseIsReported) {
+  char* const first = allocate(9);
+  char* const second = allocate(9);
+  EXPECT_DEATH(free(first + kKib), "free of 0x.* not the start of an allocation");
+  EXPECT_DEATH(free(second + 16), "free of 0x.* not the start of an allocation");
+  EXPECT_DEATH((void)heap_->usable_size(second + kKib), "malloc_usable_size of 0x.* not the start");
   free(first);
   EXPECT_DEATH(free(first), "double free");
   free(second);

@@ -7,6 +7,7 @@
 
 #include <cstring>
 
+#include "os/mapping.h"
 #include "unit/manager/manager_fixture.h"
 #include "unit/os/child.h"
 
@@ -175,6 +176,32 @@ TEST_P(RelocationTest, FreePagesMoveToWhereTheyAreOfUse) {
   heap().free(cache_, large);
   heap().free(cache_, zeroed);
   manager_->verify();
+}
+
+// Pages that the last owner never touched stay behind: what comes is there to be written to.
+TEST_P(RelocationTest, OnlyFreePagesThatAreThereMove) {
+  constexpr unsigned kPieces = 8;
+  unsigned char* pieces[kPieces];
+  unsigned char* walls[kPieces];
+  for (unsigned i = 0; i < kPieces; ++i) {
+    pieces[i] = allocate(kMiB);
+    walls[i] = allocate(kMiB);
+    if (i == 0) continue;  // nothing of it is there
+    std::memset(pieces[i], 0xEE, kMiB / 2);
+    pieces[i][kMiB - 1] = 0xEE;
+  }
+  for (unsigned char* const piece : pieces) heap().free(cache_, piece);
+  constexpr std::size_t kLarge = 3 * kMiB + kPageSize;
+  unsigned char* const large = allocate(kLarge);
+  ASSERT_NE(large, nullptr);
+  EXPECT_GE(moved(), 3 * kMiB / kPageSize);
+  EXPECT_EQ(os::first_present(large, kLarge, 1).count, moved());
+  std::memset(large, 0x11, kLarge);
+  for (unsigned char* const wall : walls) heap().free(cache_, wall);
+  for (std::size_t at = 0; at < kLarge; ++at) ASSERT_EQ(large[at], 0x11);
+  heap().verify();
+  manager_->verify();
+  heap().free(cache_, large);
 }
 
 // What is taken for an aligned run, and not needed, goes back as dirty as the rest, although it lies where no page was

@@ -322,6 +322,37 @@ TEST(Mapping, MostlyUntouchedIsLessThanHalf) {
   EXPECT_FALSE(mostly_untouched(memory.value, kPages * kPageSize)) << "nothing is mapped there";
 }
 
+TEST(Mapping, FirstPresentPagesAreAsManyInARowAsWanted) {
+  constexpr std::size_t kPages = 400;
+  const Result<char*> memory = map_private(kPages * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  advise_huge_pages(memory.value, kPages * kPageSize, HugePages::never);
+  const auto touch = [&memory](std::size_t first, std::size_t count) {
+    for (std::size_t page = first; page < first + count; ++page) memory.value[page * kPageSize] = 1;
+  };
+  const auto expect = [&memory](std::size_t from, std::size_t least, std::size_t first, std::size_t count) {
+    const PresentPages found = first_present(memory.value + from * kPageSize, (kPages - from) * kPageSize, least);
+    EXPECT_EQ(found.count, count) << from << ' ' << least;
+    if (count != 0) {
+      EXPECT_EQ(found.first, first) << from << ' ' << least;
+    }
+  };
+  expect(0, 1, 0, 0);
+  touch(3, 2);
+  touch(120, 20);  // across the pages that are asked for at once
+  touch(390, 10);
+  expect(0, 1, 3, 2);
+  expect(4, 1, 0, 1);
+  expect(0, 3, 120, 20);
+  expect(0, 20, 120, 20);
+  expect(0, 21, 0, 0);
+  expect(130, 10, 0, 10);
+  expect(130, 11, 0, 0);
+  expect(145, 5, 245, 10);
+  release(memory.value, kPages * kPageSize);
+  EXPECT_EQ(first_present(memory.value, kPages * kPageSize, 16).count, kPages) << "nothing is mapped there";
+}
+
 TEST(Mapping, ReadableIsWhatCanBeRead) {
   const Result<char*> memory = reserve(2 * kPageSize, kPageSize);
   ASSERT_TRUE(memory.ok());

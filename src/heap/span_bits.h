@@ -1,17 +1,15 @@
-// A bit for every page of a pageblock.
+// A bit for every unit of a block that spans are cut from.
 #pragma once
 
 #include <array>
 #include <bit>
 #include <cstdint>
 
-#include "base/units.h"
-
 namespace polder {
 
-class PageBits {
+class SpanBits {
  public:
-  static constexpr unsigned kCount = kPagesPerBlock;
+  static constexpr unsigned kCount = 512;
 
   bool test(unsigned index) const { return (words_[index / 64] >> (index % 64) & 1) != 0; }
   // How many of them were clear (set).
@@ -39,13 +37,13 @@ class PageBits {
     for (const std::uint64_t word : words_) population += static_cast<unsigned>(std::popcount(word));
     return population;
   }
-  bool intersects(const PageBits& other) const {
+  bool intersects(const SpanBits& other) const {
     for (unsigned i = 0; i < kWords; ++i) {
       if ((words_[i] & other.words_[i]) != 0) return true;
     }
     return false;
   }
-  bool contains(const PageBits& other) const {
+  bool contains(const SpanBits& other) const {
     for (unsigned i = 0; i < kWords; ++i) {
       if ((other.words_[i] & ~words_[i]) != 0) return false;
     }
