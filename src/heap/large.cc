@@ -160,7 +160,7 @@ LargeRuns::Moved LargeRuns::move(Run from, std::size_t size) {
   Placed placed;
   if (!place(pages, kAlignment, Buddy::Fit::clean, &placed)) return {};
   const Extent& extent = placed.extent;
-  if (!backing_.provide(extent.run(), Occupancy::sparse)) {
+  if (!backing_.provide_for_relocation(extent.run(), from)) {
     runs_.return_space({extent.first, placed.dirty}, extent.space());
     return {};
   }

@@ -11,9 +11,9 @@
 namespace polder {
 namespace {
 
-// Objects of up to so many pages come as a whole: what is larger may be used in part. (With 16, cc1 in 64 MiB read so much
-// that it did not need that it took more than 100 s in place of 19.)
-constexpr PageCount kLargestWhole{4};
+// Objects of up to so many pages come as a whole, of 16 KiB wherever they begin: what is larger may be used in part. (With
+// 16, cc1 in 64 MiB read so much that it did not need that it took more than 100 s in place of 19.)
+constexpr PageCount kLargestWhole{5};
 // Larger ones, up to this, once their pages are asked for one after the other.
 constexpr PageCount kLargestWalked{2 * kPagesPerFolio};
 

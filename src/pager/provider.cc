@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "base/check.h"
 #include "base/message.h"
@@ -39,6 +40,9 @@ constexpr std::uint64_t kNativePart = 8;
 
 // Blocks that are dropped with one system call, and with the lock held: 8 MiB of resident memory take half a millisecond.
 constexpr std::uint64_t kWholeAtOnce = 4;
+
+// Pages that are charged twice while they are copied.
+constexpr PageCount kCopiedAtOnce{kPagesPerFolio};
 
 // What may need slots soon: staged, about to be staged, and promised to other threads.
 constexpr std::uint64_t kUnderWayPart = 8;
@@ -192,6 +196,9 @@ void Provider::take_back(Run piece) {
 }
 
 bool Provider::make_blocks_managed(Run run) {
+  bool managed = true;
+  for_each_piece(run, [&](Run piece) { managed &= is_managed(piece.first); });
+  if (managed) return true;
   const BlockId first = block_of(run.first);
   const BlockId last = block_of(run.end() - PageCount{1});
   const Errno error = relief_.manage(first, last - first + BlockCount{1});
@@ -256,6 +263,87 @@ void Provider::purge(Run run) {
     }
     drop_managed(piece, Exactness::lazily);
   }
+}
+
+// Entries of a managed block can only go to another one, and come from one.
+bool Provider::provide_for_relocation(Run run, Run from) {
+  bool managed = false;
+  for_each_piece(from, [&](Run piece) { managed |= is_managed(piece.first); });
+  if (managed && relief_.can_manage()) {
+    if (!ensure_described(run) || !make_blocks_managed(run) || !make_blocks_managed(from)) return false;
+  }
+  return provide(run, Occupancy::sparse);
+}
+
+PageCount Provider::relocate(Run from, PageId to) {
+  PageCount done;
+  while (done < from.pages) {
+    const Run rest{from.first + done, from.pages - done};
+    const PageId target = to + done;
+    const PageCount moved = is_managed(rest.first) ? relocate_managed(rest, target) : relocator_.relocate(rest, target);
+    if (moved.value == 0) break;
+    done += moved;
+  }
+  return done;
+}
+
+// Of one managed block into one, as far as that goes.
+PageCount Provider::relocate_managed(Run from, PageId to) {
+  const Run piece = piece_of(from, from.first);
+  const PageCount length = std::min(piece.pages, piece_of({to, from.pages}, to).pages);
+  if (!is_managed(to)) return {0};
+  PageCount done;
+  while (done < length) {
+    const PageCount left = length - done;
+    PageCount moved = move_stored({from.first + done, left}, to + done);
+    if (moved.value == 0) moved = move_contents({from.first + done, left}, to + done);
+    if (moved.value == 0) break;
+    done += moved;
+  }
+  return done;
+}
+
+// Pages that are in no memory. With the lock: a child that is forked meanwhile finds each either here or there.
+PageCount Provider::move_stored(Run from, PageId to) {
+  const os::MutexLock lock(parts_.blocks.mutex());
+  PageCount stored;
+  PageCount done;
+  for (; done < from.pages; ++done.value) {
+    const PageId page = from.first + done;
+    PageWord word = parts_.table.load(page);
+    PageWord there = parts_.table.load(to + done);
+    if (there.state() != PageState::untouched) break;
+    if (word.state() == PageState::untouched) continue;
+    // Who reads it ahead of others may be faster.
+    const PageWord here = word.with_state(PageState::filling).with_source(PageState::stored);
+    if (word.state() != PageState::stored || !parts_.table.transition(page, word, here)) break;
+    // Nobody but the owner should touch either; whoever does (mlockall, a debugger) has the page filled.
+    const bool moved = parts_.table.transition(to + done, there, word);
+    PageWord mine = here;
+    const bool settled = parts_.table.transition(page, mine, moved ? PageWord{} : word);
+    POLDER_CHECK(settled, "a page is filled by one", page.value, mine.bits());
+    if (!moved) break;
+    ++stored.value;
+  }
+  count(parts_.statistics->allocation.moved_pages, stored.value);
+  return done;
+}
+
+// Pages that are in memory or on their way, or whose new place is taken, which touching it may have done for some: few, and
+// dropped at once, so that no others have to leave for them.
+PageCount Provider::move_contents(Run from, PageId to) {
+  const auto moves_otherwise = [&](PageCount at) {
+    const PageState state = parts_.table.load(from.first + at).state();
+    if (state == PageState::lost || state == PageState::guard) return true;
+    return (state == PageState::stored || state == PageState::untouched) &&
+           parts_.table.load(to + at).state() == PageState::untouched;
+  };
+  PageCount length;
+  while (length < std::min(from.pages, kCopiedAtOnce) && !moves_otherwise(length)) ++length.value;
+  if (length.value == 0) return length;
+  std::memcpy(parts_.arena.address(to), parts_.arena.address(from.first), bytes(length));
+  drop_managed({from.first, length}, Exactness::at_once);
+  return length;
 }
 
 void Provider::drop_contents(Run run) {

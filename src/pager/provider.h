@@ -54,7 +54,8 @@ class Provider final : public Backing {
   void discard(Run run) override;
   bool reads_as_zero(Run run) const override;
   void purge(Run run) override;
-  PageCount relocate(Run from, PageId to) override { return relocator_.relocate(from, to); }
+  bool provide_for_relocation(Run run, Run from) override;
+  PageCount relocate(Run from, PageId to) override;
   PageCount recycle(DirtySource& source, Run to) override { return relocator_.recycle(source, to); }
   void zero(Run run) override;
   bool guard(Run run) override;
@@ -84,6 +85,10 @@ class Provider final : public Backing {
   bool unguard_piece(Run piece);
   Run first_managed_guards(Run run) const;
   bool make_blocks_managed(Run run);
+  bool is_managed(PageId page) const { return parts_.blocks.mode(block_of(page)) == BlockMode::managed; }
+  PageCount relocate_managed(Run from, PageId to);
+  PageCount move_stored(Run from, PageId to);
+  PageCount move_contents(Run from, PageId to);
 
   enum class Exactness : std::uint8_t { lazily, at_once };
   void drop_managed(Run piece, Exactness exactness);

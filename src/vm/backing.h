@@ -1,6 +1,6 @@
 // What the heap asks of whoever keeps its pages: the only way in which the heap reaches the pager. The pager implements
-// it; tests of the heap use a fake. Callable from any allocating thread that holds NO lock; provide() may wait for
-// memory to be evicted, the others never wait for I/O.
+// it; tests of the heap use a fake. Callable from any allocating thread that holds NO lock. To provide and to relocate may
+// wait for memory to be evicted, the others never wait for I/O.
 #pragma once
 
 #include <optional>
@@ -32,6 +32,8 @@ class Backing {
   // arranged to be filled on first touch. Contents are undefined except where reads_as_zero() says so. False when
   // neither memory nor swap is left: nothing is charged then, and the caller returns the run to the buddy as it was.
   virtual bool provide(Run run, Occupancy occupancy) = 0;
+  // The same for a run to which the pages of `from` will be relocated: so that they can be.
+  virtual bool provide_for_relocation(Run run, Run from) = 0;
 
   // The run's contents are no longer wanted: stored copies are dropped at once, resident pages stay charged until they
   // are handed out again or purged. Called before the run goes back to the buddy.
@@ -46,7 +48,8 @@ class Backing {
   // Moves pages by their page-table entries, without copying or touching them, to a run of as many that were never
   // touched since they were last purged. Both are the caller's alone. The number moved, from the start; the rest is where
   // it was. Where they came from, pages read as zero and are not charged any more. Costs 20 µs and 0.1 µs a page
-  // (measured; to copy a page and to touch it first takes 2).
+  // (measured; to copy a page and to touch it first takes 2). What is stored moves without being read; where pages are
+  // evicted, others are copied a few at a time: they are never charged twice.
   virtual PageCount relocate(Run from, PageId to) = 0;
 
   // The same for pages that nobody owns any more: what is resident of the source's runs becomes the first pages of `to`,

@@ -9,15 +9,15 @@ constexpr std::uint8_t bit(PageState state) { return static_cast<std::uint8_t>(1
 
 // Row: from. Bits: the states that may follow. A state may always follow itself: flags change in place.
 constexpr std::uint8_t kNext[kPageStateCount] = {
-    // untouched: filled with zeros, or made inaccessible
-    bit(PageState::filling) | bit(PageState::guard),
+    // untouched: filled with zeros, made inaccessible, or the new place of a stored page
+    bit(PageState::filling) | bit(PageState::guard) | bit(PageState::stored),
     // resident: chosen by the reclaimer, or purged, or found missing
     bit(PageState::evicting) | bit(PageState::untouched) | bit(PageState::lost),
     // evicting: moved, or refused by the kernel, or found absent
     bit(PageState::staged) | bit(PageState::resident) | bit(PageState::untouched),
     // staged: stolen back, stored, or dropped because its owner freed it
     bit(PageState::filling) | bit(PageState::stored) | bit(PageState::untouched),
-    // stored: read back, or freed
+    // stored: read back, moved, or freed
     bit(PageState::filling) | bit(PageState::untouched),
     // filling: arrived, or given up (no room: back to where it was; unreadable: lost)
     bit(PageState::resident) | bit(PageState::untouched) | bit(PageState::staged) | bit(PageState::stored) |

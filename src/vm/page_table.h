@@ -16,6 +16,7 @@
 //       ▼                   │   └───────────────┘               ▼              ▼
 //    filling ───────────────┴────────────────────────────── filling ◄──────────┘
 //
+// stored ─► untouched, and untouched ─► stored elsewhere: the owner moves a page to another address without reading it.
 // untouched ◄─► guard: never charged. No page may be copied to a guard, which the kernel would let pass (measured on
 // 6.18): whoever fills claims an untouched page first.
 //

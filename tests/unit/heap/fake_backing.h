@@ -73,6 +73,8 @@ class FakeBacking final : public Backing {
     }
   }
 
+  bool provide_for_relocation(Run run, Run /*from*/) override { return provide(run, Occupancy::sparse); }
+
   PageCount relocate(Run from, PageId to) override {
     require_no_lock();
     const std::lock_guard<std::mutex> lock(mutex_);

@@ -330,8 +330,10 @@ TEST_F(SmallSpansTest, AlignedOnesAreInPages) {
   EXPECT_EQ(heap_->usable_size(aligned), 12 * kKib);
   EXPECT_EQ(heap_->allocate_aligned(none, 9 * kKib, kKib), small + 9 * kKib);
   const Cache cache(heap_);
-  heap_->free(cache, allocate(9));
-  auto* const other = static_cast<char*>(heap_->allocate_aligned(cache, 9 * kKib, kPageSize));
+  char* const kept = allocate(12);
+  ASSERT_NE(reinterpret_cast<std::uintptr_t>(kept) % kPageSize, 0U);
+  heap_->free(cache, kept);
+  auto* const other = static_cast<char*>(heap_->allocate_aligned(cache, 12 * kKib, kPageSize));
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(other) % kPageSize, 0U) << "a kept span is not aligned";
   heap_->verify();
 }

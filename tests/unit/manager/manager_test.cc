@@ -145,15 +145,18 @@ TEST_P(ManagerTest, CleanPagesAreDroppedWithoutAWrite) {
 TEST_P(ManagerTest, AnObjectIsReadAsAWhole) {
   start(16 * kMiB);
   std::vector<Object> objects;
+  // From one KiB on, none begins with a page.
+  const Object first = make(9 << 10, 1);
   for (std::uint64_t i = 0; i < 3072; ++i) objects.push_back(make(16 << 10, i));
   std::shuffle(objects.begin(), objects.end(), std::mt19937(5));
   const StatisticsSegment& statistics = manager_->statistics();
   const std::uint64_t faults = statistics.pager.faults.load();
   const std::uint64_t asked = statistics.pager.fills_swap.load();
   for (const Object& object : objects) ASSERT_TRUE(holds(object));
-  // Four pages each; few are in slots that do not follow each other.
+  // Five pages each; few are in slots that do not follow each other.
   EXPECT_LT(statistics.pager.faults.load() - faults, 2 * objects.size());
   EXPECT_LT(statistics.pager.fills_swap.load() - asked, 2 * objects.size());
+  EXPECT_TRUE(holds(first));
 }
 
 TEST_P(ManagerTest, FreeingStoredMemoryReadsNothing) {
@@ -163,6 +166,75 @@ TEST_P(ManagerTest, FreeingStoredMemoryReadsNothing) {
   const std::uint64_t read_before = manager_->statistics().pager.bytes_read.load();
   for (const Object& object : objects) manager_->heap().free(cache_, object.bytes);
   EXPECT_EQ(manager_->statistics().pager.bytes_read.load(), read_before);
+  manager_->heap().trim(cache_);
+  EXPECT_EQ(manager_->statistics().reclaim.stored_pages.load(), 0U);
+}
+
+// What is in swap moves with the run, without being read; of what is in memory, little is charged twice.
+TEST_P(ManagerTest, ReallocatingStoredMemoryReadsAndWritesNothing) {
+  start(16 * kMiB);
+  const Object before = make(48 * kMiB, 1);
+  const Object wall = make(kMiB, 2);
+  const StatisticsSegment& statistics = manager_->statistics();
+  const std::uint64_t read = statistics.pager.bytes_read.load();
+  const std::uint64_t written = statistics.reclaim.bytes_written.load();
+  const std::uint64_t stored = statistics.reclaim.stored_pages.load();
+  void* const moved = manager_->heap().reallocate(cache_, before.bytes, 80 * kMiB);
+  ASSERT_NE(moved, nullptr);
+  ASSERT_NE(moved, before.bytes);
+  EXPECT_LT(statistics.pager.bytes_read.load() - read, kMiB);
+  EXPECT_LT(statistics.reclaim.bytes_written.load() - written, 4 * kMiB);
+  EXPECT_GE(statistics.reclaim.stored_pages.load(), stored - kMiB / kPageSize);
+  manager_->verify();
+  manager_->heap().verify();
+  Object after{static_cast<unsigned char*>(moved), before.size, before.seed};
+  EXPECT_TRUE(holds(after));
+  for (std::size_t at = before.size; at < 80 * kMiB; at += kPageSize) ASSERT_EQ(after.bytes[at], 0);
+  after.size = 80 * kMiB;
+  write(after);
+  EXPECT_TRUE(holds(after));
+  EXPECT_TRUE(holds(wall));
+  manager_->heap().free(cache_, after.bytes);
+  manager_->heap().free(cache_, wall.bytes);
+  manager_->heap().trim(cache_);
+  EXPECT_EQ(statistics.reclaim.stored_pages.load(), 0U);
+}
+
+// Here and there a page is in memory, or was never touched; part of the run's blocks are not managed yet.
+TEST_P(ManagerTest, ReallocatedRunsMayBeAnywhereInPart) {
+  start(16 * kMiB);
+  std::mt19937_64 random(3);
+  for (std::uint64_t round = 0; round < 12; ++round) {
+    SCOPED_TRACE(round);
+    const std::size_t size = (2 + random() % 30) * kMiB + random() % 64 * kPageSize;
+    auto* bytes = static_cast<unsigned char*>(manager_->heap().allocate_zeroed(cache_, size));
+    ASSERT_NE(bytes, nullptr);
+    const std::size_t written = round % 3 == 0 ? size / 2 : size;
+    const auto byte_of = [&](std::size_t page) { return static_cast<unsigned char>(page * 7 + round + 1); };
+    const auto is_written = [&](std::size_t page) { return page < written / kPageSize && page % 13 != 5; };
+    for (std::size_t page = 0; page < size / kPageSize; ++page) {
+      if (!is_written(page)) continue;
+      std::memset(bytes + page * kPageSize, byte_of(page), kPageSize / 2);
+      bytes[page * kPageSize + kPageSize / 2] = static_cast<unsigned char>(random() | 1);
+    }
+    const Object wall = make(kMiB, round);
+    for (std::size_t page = 0; round % 2 == 0 && page < size / kPageSize; page += kPagesPerFolio * 3) {
+      static_cast<void>(static_cast<volatile unsigned char*>(bytes)[page * kPageSize]);
+    }
+    bytes = static_cast<unsigned char*>(manager_->heap().reallocate(cache_, bytes, size + size / 2));
+    ASSERT_NE(bytes, nullptr);
+    for (std::size_t page = 0; page < size / kPageSize; ++page) {
+      const unsigned char expected = is_written(page) ? byte_of(page) : 0;
+      ASSERT_EQ(bytes[page * kPageSize], expected) << page;
+      ASSERT_EQ(bytes[page * kPageSize + kPageSize / 2 - 1], expected) << page;
+    }
+    std::memset(bytes, 1, size + size / 2);
+    EXPECT_TRUE(holds(wall));
+    manager_->verify();
+    manager_->heap().verify();
+    manager_->heap().free(cache_, bytes);
+    manager_->heap().free(cache_, wall.bytes);
+  }
   manager_->heap().trim(cache_);
   EXPECT_EQ(manager_->statistics().reclaim.stored_pages.load(), 0U);
 }

@@ -126,7 +126,7 @@ TEST_P(RelocationTest, WithoutADescriptorTheyAreCopied) {
   EXPECT_EQ(moved(), 0U);
 }
 
-TEST_P(RelocationTest, ManagedBlocksAreCopied) {
+TEST_P(RelocationTest, PagesOfManagedBlocksMoveToo) {
   // Most of what there is must be evicted for these.
   constexpr std::size_t kMuch = 60 * kMiB;
   unsigned char* much[5];
@@ -136,7 +136,7 @@ TEST_P(RelocationTest, ManagedBlocksAreCopied) {
     for (std::size_t at = 0; at < kMuch; at += kPageSize) each[at] = static_cast<unsigned char>(at >> 12) | 1;
   }
   grow();
-  EXPECT_LT(moved(), kSize / kPageSize);
+  EXPECT_GT(moved(), 0U);
   for (unsigned char* const each : much) {
     for (std::size_t at = 0; at < kMuch; at += kPageSize) {
       ASSERT_EQ(each[at], static_cast<unsigned char>(at >> 12) | 1);
@@ -186,7 +186,7 @@ TEST_P(RelocationTest, OnlyFreePagesThatAreThereMove) {
   for (unsigned i = 0; i < kPieces; ++i) {
     pieces[i] = allocate(kMiB);
     walls[i] = allocate(kMiB);
-    if (i == 0) continue;  // nothing of it is there
+    if (i == kPieces - 1) continue;  // nothing of it is there; it is looked at first
     std::memset(pieces[i], 0xEE, kMiB / 2);
     pieces[i][kMiB - 1] = 0xEE;
   }

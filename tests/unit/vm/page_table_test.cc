@@ -39,11 +39,11 @@ TEST(PageWord, FieldsDoNotOverlap) {
 
 // The table of the header's drawing, written a second time.
 const std::set<std::pair<PageState, PageState>> kLegal = {
-    {untouched, filling}, {resident, evicting},  {resident, untouched}, {resident, lost},     {evicting, staged},
-    {evicting, resident}, {evicting, untouched}, {staged, filling},     {staged, stored},     {staged, untouched},
-    {stored, filling},    {stored, untouched},   {filling, resident},   {filling, untouched}, {filling, staged},
-    {filling, stored},    {filling, lost},       {lost, untouched},     {lost, resident},     {untouched, guard},
-    {guard, untouched},
+    {untouched, filling}, {resident, evicting},  {resident, untouched}, {resident, lost},    {evicting, staged},
+    {evicting, resident}, {evicting, untouched}, {staged, filling},     {staged, stored},    {staged, untouched},
+    {stored, filling},    {stored, untouched},   {untouched, stored},   {filling, resident}, {filling, untouched},
+    {filling, staged},    {filling, stored},     {filling, lost},       {lost, untouched},   {lost, resident},
+    {untouched, guard},   {guard, untouched},
 };
 
 TEST(PageTable, AllowsExactlyTheDrawnTransitions) {
@@ -86,7 +86,7 @@ using PageTableDeathTest = PageTableTest;
 
 TEST_F(PageTableDeathTest, IllegalTransitionEndsTheProgram) {
   PageWord word;
-  EXPECT_DEATH(table_.transition(PageId{0}, word, PageWord::of(stored)), "");
+  EXPECT_DEATH(table_.transition(PageId{0}, word, PageWord::of(staged)), "");
 }
 
 // Random legal steps on all pages, by one thread, against plain variables.
