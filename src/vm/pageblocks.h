@@ -90,7 +90,8 @@ class Pageblocks {
   BlockCount native_blocks() const { return {native_.load(std::memory_order_relaxed)}; }
   BlockCount managed_blocks() const { return {managed_.load(std::memory_order_relaxed)}; }
 
-  // Pages of the granule that belong to its owner, counted from the granule's start; the rest is never filled ahead.
+  // Pages of the granule that belong to its owner, counted from the granule's start; the rest is never filled ahead. Of a
+  // granule with several spans, what was heard last: some of the pages may be nobody's, or some of the rest somebody's.
   std::uint32_t handed_out(GranuleId granule) const { return handed_out_of(granule).load(std::memory_order_relaxed); }
   void set_handed_out(GranuleId granule, std::uint64_t pages) {
     handed_out_of(granule).store(static_cast<std::uint8_t>(pages), std::memory_order_relaxed);
