@@ -212,11 +212,19 @@ TEST_P(ManagerTest, ReallocatedRunsMayBeAnywhereInPart) {
   for (std::uint64_t round = 0; round < 12; ++round) {
     SCOPED_TRACE(round);
     const std::size_t size = (2 + random() % 30) * kMiB + random() % 64 * kPageSize;
-    auto* bytes = static_cast<unsigned char*>(manager_->heap().allocate_zeroed(cache_, size));
+    // Grown where it is, a run begins in a block that is not managed and goes on in others that are.
+    const bool grown = round % 4 == 1;
+    const std::size_t first = grown ? kMiB : size;
+    auto* bytes = static_cast<unsigned char*>(manager_->heap().allocate_zeroed(cache_, first));
     ASSERT_NE(bytes, nullptr);
-    const std::size_t written = round % 3 == 0 ? size / 2 : size;
+    if (grown) {
+      std::memset(bytes, 1, first);
+      bytes = static_cast<unsigned char*>(manager_->heap().reallocate(cache_, bytes, size));
+      ASSERT_NE(bytes, nullptr);
+    }
+    const std::size_t written = round % 3 == 0 && !grown ? size / 2 : size;
     const auto byte_of = [&](std::size_t page) { return static_cast<unsigned char>(page * 7 + round + 1); };
-    const auto is_written = [&](std::size_t page) { return page < written / kPageSize && page % 13 != 5; };
+    const auto is_written = [&](std::size_t page) { return grown || (page < written / kPageSize && page % 13 != 5); };
     for (std::size_t page = 0; page < size / kPageSize; ++page) {
       if (!is_written(page)) continue;
       std::memset(bytes + page * kPageSize, byte_of(page), kPageSize / 2);
