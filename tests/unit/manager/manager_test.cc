@@ -178,13 +178,13 @@ TEST_P(ManagerTest, FreeingStoredMemoryReadsNothing) {
 // What is in swap moves with the run, without being read; of what is in memory, little is charged twice.
 TEST_P(ManagerTest, ReallocatingStoredMemoryReadsAndWritesNothing) {
   start(16 * kMiB);
-  const Object before = make(48 * kMiB, 1);
+  const Object before = make(32 * kMiB, 1);
   const Object wall = make(kMiB, 2);
   const StatisticsSegment& statistics = manager_->statistics();
   const std::uint64_t read = statistics.pager.bytes_read.load();
   const std::uint64_t written = statistics.reclaim.bytes_written.load();
   const std::uint64_t stored = statistics.reclaim.stored_pages.load();
-  void* const moved = manager_->heap().reallocate(cache_, before.bytes, 80 * kMiB);
+  void* const moved = manager_->heap().reallocate(cache_, before.bytes, 48 * kMiB);
   ASSERT_NE(moved, nullptr);
   ASSERT_NE(moved, before.bytes);
   EXPECT_LT(statistics.pager.bytes_read.load() - read, kMiB);
@@ -192,12 +192,9 @@ TEST_P(ManagerTest, ReallocatingStoredMemoryReadsAndWritesNothing) {
   EXPECT_GE(statistics.reclaim.stored_pages.load(), stored - kMiB / kPageSize);
   manager_->verify();
   manager_->heap().verify();
-  Object after{static_cast<unsigned char*>(moved), before.size, before.seed};
+  const Object after{static_cast<unsigned char*>(moved), before.size, before.seed};
   EXPECT_TRUE(holds(after));
-  for (std::size_t at = before.size; at < 80 * kMiB; at += kPageSize) ASSERT_EQ(after.bytes[at], 0);
-  after.size = 80 * kMiB;
-  write(after);
-  EXPECT_TRUE(holds(after));
+  for (std::size_t at = before.size; at < 48 * kMiB; at += kPageSize) ASSERT_EQ(after.bytes[at], 0);
   EXPECT_TRUE(holds(wall));
   manager_->heap().free(cache_, after.bytes);
   manager_->heap().free(cache_, wall.bytes);
@@ -211,7 +208,7 @@ TEST_P(ManagerTest, ReallocatedRunsMayBeAnywhereInPart) {
   std::mt19937_64 random(3);
   for (std::uint64_t round = 0; round < 12; ++round) {
     SCOPED_TRACE(round);
-    const std::size_t size = (2 + random() % 30) * kMiB + random() % 64 * kPageSize;
+    const std::size_t size = (2 + random() % 22) * kMiB + random() % 64 * kPageSize;
     // Grown where it is, a run begins in a block that is not managed and goes on in others that are.
     const bool grown = round % 4 == 1;
     const std::size_t first = grown ? kMiB : size;
