@@ -106,6 +106,10 @@ class Heaped {
     manager_.thread_begins();
     cache_ = manager_.heap().create_cache();
     data_ = allocate();
+    if (data_ == nullptr) {
+      std::fputs("faults: this machine does not allow paging; `polder doctor` says why\n", stderr);
+      std::exit(77);
+    }
     for (std::size_t page = 0; page < kPages; ++page) fill_at_random(data_ + page * kPageSize, random_);
   }
   static ManagerOptions options() {

@@ -26,6 +26,8 @@ def _repetitions(program, pattern, rounds, value_of):
     command = [program, f"--benchmark_filter={pattern}", f"--benchmark_repetitions={rounds}",
                "--benchmark_enable_random_interleaving=true", "--benchmark_format=json"]
     status, output = run(command, 900, env=build.plain_environment())
+    if status == 77:
+        sys.exit(status)  # said by the program
     if status != 0:
         sys.exit(f"{program} ended with status {status}")
     samples = {}
