@@ -22,6 +22,7 @@ class Pagemap {
   // Opens the calling process's own pagemap, close-on-exec.
   Errno open();
   void close();
+  bool is_open() const { return fd_ >= 0; }
 
   // Sets bit i of `present` when page i of the range is present or in kernel swap, and clears it otherwise. `present`
   // holds at least one bit per page of the range, in 64-bit words.

@@ -7,6 +7,7 @@
 
 #include "base/check.h"
 #include "base/units.h"
+#include "os/mapping.h"
 #include "os/syscall.h"
 #include "os/uffd_abi.h"
 
@@ -132,18 +133,16 @@ Errno Userfaultfd::open() {
 Errno Userfaultfd::open_for_moves() {
   POLDER_CHECK(fd_ < 0, "userfaultfd is open already", fd_);
   if (!running_kernel_moves_safely()) return Errno(EOPNOTSUPP);
-  // Without it a move that the kernel reports wrongly could not be told from one that it refuses.
-  if (const Errno error = pagemap_.open(); !error.ok()) return error;
   const long fd = system_call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | uffd::kUserModeOnly);
   uffd::Api api{uffd::kApiVersion, uffd::kFeatureMove, 0};
   const long result = fd < 0 ? fd : system_call(SYS_ioctl, fd, uffd::kIoctlApi, &api);
   if (result < 0) {
     if (fd >= 0) static_cast<void>(system_call(SYS_close, fd));
-    pagemap_.close();
     return result == -EINVAL ? Errno(EOPNOTSUPP) : as_errno(result);
   }
   fd_ = static_cast<int>(fd);
   features_.move = true;
+  only_moves_ = true;
   return kOk;
 }
 
@@ -152,6 +151,7 @@ void Userfaultfd::close() {
   static_cast<void>(system_call(SYS_close, fd_));
   pagemap_.close();
   fd_ = -1;
+  only_moves_ = false;
   features_ = {};
 }
 
@@ -226,6 +226,22 @@ Progress Userfaultfd::copy(void* destination, const void* source, std::size_t si
   return progress;
 }
 
+// Not opened before it is needed: most descriptors for moves alone live for one move, and opening the pagemap takes as long
+// as that. Without it mincore(2) knows what is in memory, though not what the kernel has swapped.
+Presence Userfaultfd::presence(const void* page) {
+  if (only_moves_ && !pagemap_.is_open() && !pagemap_.open().ok()) {
+    return first_present(page, kPageSize, 1).count == 1 ? Presence::present : Presence::unknown;
+  }
+  return pagemap_.presence(page);
+}
+
+bool Userfaultfd::has_moved(const void* source, const void* destination) {
+  const Presence left = presence(source);
+  if (left != Presence::unknown || !only_moves_) return left == Presence::absent;
+  // Nobody else can have put a page there.
+  return first_present(destination, kPageSize, 1).count == 1;
+}
+
 Progress Userfaultfd::move(void* destination, void* source, std::size_t size, Wake wake_waiters) {
   POLDER_DCHECK(page_aligned(destination, size) && page_aligned(source, size), "move: range", destination, source,
                 size);
@@ -247,7 +263,8 @@ Progress Userfaultfd::move(void* destination, void* source, std::size_t size, Wa
         break;
       }
       if (tries > kEagerTries) yield();
-    } else if (result == -EEXIST && pagemap_.presence(static_cast<char*>(source) + progress.done) == Presence::absent) {
+    } else if (result == -EEXIST &&
+               has_moved(static_cast<char*>(source) + progress.done, static_cast<char*>(destination) + progress.done)) {
       if (wake_waiters == Wake::yes) wake(static_cast<char*>(destination) + progress.done, kPageSize);
       progress.done += kPageSize;
       tries = 0;

@@ -73,14 +73,17 @@ class Userfaultfd {
   // occupied, by something else than the page itself: while memory is compacted, Linux 6.18 moves pages and then reports
   // them as being in their own way (measured); these count as done.
   Progress move(void* destination, void* source, std::size_t size, Wake wake);
-  // Whether a page is there that move() refused.
-  Presence presence(const void* page) { return pagemap_.presence(page); }
+  // Whether a page is there that move() refused. Open for moves alone, the first question opens the pagemap: by one thread.
+  Presence presence(const void* page);
   // Touching the pages raises SIGBUS from now on. EEXIST: a page is there. EOPNOTSUPP on kernels without it.
   Errno poison(void* address, std::size_t size);
   void wake(void* address, std::size_t size);
 
  private:
+  bool has_moved(const void* source, const void* destination);
+
   int fd_ = -1;
+  bool only_moves_ = false;
   UffdFeatures features_;
   Pagemap pagemap_;
 };

@@ -37,6 +37,7 @@ PageCount Evictor::stage_victims_locked() {
     parts_.staging.give_back(*cluster);
     return {};
   }
+  see(*cluster);
   parts_.staging.enqueue(*cluster);
   parts_.wakeups.pages_settled();
   count(parts_.statistics->reclaim.evictions, evicted.value);
@@ -162,7 +163,7 @@ Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsi
   if (engine.outstanding() > in_flight) return {Processed::none, {}};
   Cluster* const cluster = parts_.staging.dequeue_oldest();
   if (cluster == nullptr) return {Processed::none, {}};
-  if (!check_present(*cluster)) {
+  if (!see(*cluster)) {
     parts_.staging.enqueue(*cluster);
     return {Processed::stuck, {}};
   }
@@ -177,8 +178,9 @@ Evictor::ProcessResult Evictor::process_oldest_locked(os::IoEngine& engine, unsi
 }
 
 // Whoever reads a staged page that is not there waits for the fault loop, which cannot know its bytes either. False when
-// the kernel could not tell.
-bool Evictor::check_present(const Cluster& cluster) {
+// the kernel could not tell. Once for all pages, as faults that come for one have 1 µs less to wait then.
+bool Evictor::see(Cluster& cluster) {
+  if (cluster.seen.load(std::memory_order_relaxed)) return true;
   std::uint64_t present[Cluster::kPositions / 64] = {};
   const char* const area = parts_.staging.address(parts_.staging.number_of(cluster, 0));
   if (!pagemap_.scan_present(area, std::size_t{cluster.windows} * kFolioSize, present).ok()) return false;
@@ -188,6 +190,7 @@ bool Evictor::check_present(const Cluster& cluster) {
     POLDER_CHECK(there, "a staged page is in staging", staged.page.value, parts_.table.load(staged.page).bits(),
                  staged.position);
   }
+  cluster.seen.store(true, std::memory_order_release);
   return true;
 }
 

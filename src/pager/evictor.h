@@ -78,7 +78,7 @@ class Evictor {
   void stage_page(PageId page, std::uint32_t position, Cluster& cluster);
   void refuse_page(PageId page);
 
-  bool check_present(const Cluster& cluster);
+  bool see(Cluster& cluster);
   void keep_together(Cluster& cluster);
   void decide(StagedPage& staged, const Cluster& cluster);
   bool start_writes(Cluster& cluster, os::IoEngine& engine);

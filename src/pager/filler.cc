@@ -239,7 +239,8 @@ Filler::CopiedBack Filler::copy_back(PageId page, PageWord word) {
     return CopiedBack::in_transition;
   }
   const char* const source = parts_.staging.address(word.staging_page());
-  const os::Presence presence = pagemap_->presence(source);
+  const bool seen = parts_.staging.cluster_of(word.staging_page()).seen.load(std::memory_order_acquire);
+  const os::Presence presence = seen ? os::Presence::present : pagemap_->presence(source);
   if (presence == os::Presence::unknown) {
     revert(page);
     parts_.budget.uncharge(PageCount{1});

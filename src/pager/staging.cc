@@ -38,6 +38,7 @@ Cluster* Staging::take_empty(std::uint32_t allowed) {
                cluster->count);
   cluster->next = nullptr;
   cluster->windows = 0;
+  cluster->seen.store(false, std::memory_order_relaxed);
   ++in_use_;
   return cluster;
 }

@@ -7,7 +7,7 @@
 //   order     staged clusters queue; the oldest is processed first: staging is the second chance's clock hand
 //   charge    every staged page stays charged until its staging page is discarded
 //
-// Everything but Cluster::pending and Cluster::failed is guarded by the evictor's mutex.
+// Everything but the atomics of Cluster is guarded by the evictor's mutex.
 #pragma once
 
 #include <sys/uio.h>
@@ -62,6 +62,9 @@ struct Cluster {
   // reads zero (acquire) before it looks at `failed`.
   std::atomic<std::uint32_t> pending{0};
   std::atomic<int> failed{0};  // errno of a write that failed, 0 when none did
+  // The kernel was asked whether every page is there. Atomic: faults read it; a page word says staged before it is set
+  // anew (release, acquire).
+  std::atomic<bool> seen{false};
 };
 
 class Staging {

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <atomic>
 #include <cerrno>
@@ -197,42 +198,49 @@ TEST_F(UffdTest, MoveWhileOthersWriteNeverLosesAByte) {
   release(zeros, kSize);
 }
 
-// Linux 6.18 moves pages and then reports EEXIST for them when compaction comes across: the pages must not be taken for
-// somebody else's.
-TEST_F(UffdTest, MoveWhileMemoryIsCompactedNeverLosesAByte) {
-  POLDER_NEEDS_MOVE();
+enum class Descriptors { available, none_left };
+
+// Moves memory there and back under `mover` while the kernel compacts. Linux 6.18 moves pages then and reports EEXIST for
+// them: they must not be taken for somebody else's.
+void move_while_memory_is_compacted(Userfaultfd& mover, Descriptors descriptors) {
   constexpr std::size_t kRange = std::size_t{4096} * kPageSize;
   constexpr std::size_t kStep = 16 * kPageSize;
   const int compact = ::open("/proc/sys/vm/compact_memory", O_WRONLY | O_CLOEXEC);
   if (compact < 0) GTEST_SKIP() << "memory cannot be compacted on demand here";
+  Pagemap pagemap;
+  ASSERT_EQ(pagemap.open(), kOk);
+  rlimit limit{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &limit), 0);
   for (int repetition = 0; repetition < 10; ++repetition) {
     char* const here = map_private(kRange).value;
     char* const there = map_private(kRange).value;
     advise_huge_pages(here, kRange, HugePages::always);
     advise_huge_pages(there, kRange, HugePages::never);
     for (std::size_t at = 0; at < kRange; at += kPageSize) *reinterpret_cast<std::uint64_t*>(here + at) = at + 1;
-    for (char* const range : {here, there}) ASSERT_EQ(uffd_.register_missing(range, kRange), kOk);
+    for (char* const range : {here, there}) ASSERT_EQ(mover.register_missing(range, kRange), kOk);
     std::atomic<bool> stop{false};
     std::thread compactor([&] {
       while (!stop) EXPECT_EQ(::write(compact, "1", 1), 1);
     });
     const auto move_all = [&](char* to, char* from) {
       for (std::size_t at = 0; at < kRange;) {
-        const Progress progress = uffd_.move(to + at, from + at, kStep - at % kStep, Wake::no);
+        const Progress progress = mover.move(to + at, from + at, kStep - at % kStep, Wake::no);
         at += progress.done;
         EXPECT_TRUE(progress.error.ok() || progress.error == Errno(EBUSY)) << progress.error.code();
         if (progress.error != kOk && progress.error != Errno(EBUSY)) break;
       }
     };
+    rlimit tight = limit;
+    if (descriptors == Descriptors::none_left) tight.rlim_cur = 0;
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &tight), 0);
     for (int round = 0; round < 20; ++round) {
       move_all(there, here);
       move_all(here, there);
     }
+    ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &limit), 0);
     stop = true;
     compactor.join();
     std::uint64_t bits[kRange / kPageSize / 64] = {};
-    Pagemap pagemap;
-    ASSERT_EQ(pagemap.open(), kOk);
     ASSERT_EQ(pagemap.scan_present(here, kRange, bits), kOk);
     for (std::size_t page = 0; page < kRange / kPageSize; ++page) {
       ASSERT_NE(bits[page / 64] >> (page % 64) & 1, 0U) << "page " << page;
@@ -242,6 +250,26 @@ TEST_F(UffdTest, MoveWhileMemoryIsCompactedNeverLosesAByte) {
     release(there, kRange);
   }
   ::close(compact);
+}
+
+TEST_F(UffdTest, MoveWhileMemoryIsCompactedNeverLosesAByte) {
+  POLDER_NEEDS_MOVE();
+  move_while_memory_is_compacted(uffd_, Descriptors::available);
+}
+
+// It opens the pagemap when it needs it.
+TEST_F(UffdTest, MovesAloneWhileMemoryIsCompactedNeverLoseAByte) {
+  POLDER_NEEDS_MOVE();
+  Userfaultfd mover;
+  ASSERT_EQ(mover.open_for_moves(), kOk);
+  move_while_memory_is_compacted(mover, Descriptors::available);
+}
+
+TEST_F(UffdTest, MovesAloneNeedNoPagemap) {
+  POLDER_NEEDS_MOVE();
+  Userfaultfd mover;
+  ASSERT_EQ(mover.open_for_moves(), kOk);
+  move_while_memory_is_compacted(mover, Descriptors::none_left);
 }
 
 }  // namespace
