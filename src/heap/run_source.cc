@@ -159,6 +159,7 @@ void RunSource::fill_from_dirty(Run run) {
 class RunSource::DirtyFree final : public DirtySource {
  public:
   explicit DirtyFree(RunSource& runs) : runs_(runs) {}
+  ~DirtyFree() { runs_.purge(rests_); }
 
   std::optional<Run> take(PageCount most) override {
     if (most < kFillFrom) return std::nullopt;
@@ -169,8 +170,8 @@ class RunSource::DirtyFree final : public DirtySource {
   }
   void give_back(Run run, bool refused) override {
     refused_ = refused;
-    if (!refused_) runs_.backing_.purge(run);
-    runs_.buddy_.free(granule_of(run.first), granules_up(run.pages), contents_of(refused_));
+    if (refused_) return runs_.buddy_.free(granule_of(run.first), granules_up(run.pages), Buddy::Contents::dirty);
+    runs_.add(run, rests_);
   }
 
   bool exhausted() const { return exhausted_; }
@@ -178,6 +179,7 @@ class RunSource::DirtyFree final : public DirtySource {
 
  private:
   RunSource& runs_;
+  Isolated rests_;
   bool exhausted_ = false;
   bool refused_ = true;  // until something has gone
 };
@@ -191,17 +193,36 @@ bool RunSource::fill_untouched(Run run) {
   return !source.refused();
 }
 
-FreePages::Purged RunSource::purge_dirty(PageCount most) {
-  const std::optional<Buddy::DirtyRun> run = buddy_.isolate_dirty(granules_up(most));
-  if (!run) {
-    for (FreePages* const part : pages_) {
-      if (const Purged purged = part->purge_dirty(most); purged.pages.value != 0) return purged;
-    }
-    return {};
+void RunSource::add(Run run, Isolated& isolated) {
+  if (isolated.count == isolated.runs.size()) purge(isolated);
+  isolated.runs[isolated.count++] = run;
+}
+
+void RunSource::purge(Isolated& isolated) {
+  backing_.purge({isolated.runs.data(), isolated.count});
+  for (std::size_t i = 0; i < isolated.count; ++i) {
+    const Run run = isolated.runs[i];
+    buddy_.free(granule_of(run.first), granules_up(run.pages), Buddy::Contents::clean);
   }
-  backing_.purge({first_page(run->first), pages(run->granules)});
-  buddy_.free(run->first, run->granules, Buddy::Contents::clean);
-  return {pages(run->granules), 1};
+  isolated.count = 0;
+}
+
+FreePages::Purged RunSource::purge_dirty(PageCount most) {
+  Purged purged;
+  Isolated isolated;
+  while (purged.pages < most && isolated.count < isolated.runs.size()) {
+    const std::optional<Buddy::DirtyRun> run = buddy_.isolate_dirty(granules_up(most - purged.pages));
+    if (!run) break;
+    add({first_page(run->first), pages(run->granules)}, isolated);
+    purged.pages += pages(run->granules);
+    ++purged.pieces;
+  }
+  purge(isolated);
+  for (FreePages* const part : pages_) {
+    if (purged.pages.value != 0) return purged;
+    purged = part->purge_dirty(most);
+  }
+  return purged;
 }
 
 FreePages::Purged RunSource::purge_down_to(GranuleCount target) {

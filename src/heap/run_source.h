@@ -76,6 +76,13 @@ class RunSource final : public FreePages {
   GranuleCount purge_all();
 
  private:
+  // Dirty runs that were taken from the buddy to be purged.
+  struct Isolated {
+    std::array<Run, 32> runs;
+    std::size_t count = 0;
+  };
+  void add(Run run, Isolated& isolated);
+  void purge(Isolated& isolated);
   Purged purge_down_to(GranuleCount target);
   void keep_bound(GranuleCount used, GranuleCount dirty);
   void note_purging(std::uint64_t ns);

@@ -452,7 +452,9 @@ FreePages::Purged Spans::purge_dirty(PageCount most) {
     }
     for (unsigned i = 0; i < number; ++i) make_busy_locked(batch[i], batch[i]);
   }
-  for (unsigned i = 0; i < number; ++i) backing_.purge(run_of(batch[i]));
+  std::array<Run, kPurgeBatch> runs;
+  for (unsigned i = 0; i < number; ++i) runs[i] = run_of(batch[i]);
+  backing_.purge({runs.data(), number});
   SpanBlock* empty = nullptr;
   {
     const os::MutexLock lock(mutex_);

@@ -12,12 +12,6 @@
 namespace polder {
 namespace {
 
-// The part of the run that starts at `first` and ends with first's pageblock.
-Run piece_of(Run run, PageId first) {
-  const PageId block_end = first_page(block_of(first) + BlockCount{1});
-  return Run{.first = first, .pages = std::min(run.end(), block_end) - first};
-}
-
 // The granules of its block that a piece has pages of, as bits.
 std::uint64_t granules_of(Run piece) {
   const std::uint32_t first = granule_of(piece.first).value % kGranulesPerBlock;
@@ -25,21 +19,9 @@ std::uint64_t granules_of(Run piece) {
   return UINT64_MAX << first & UINT64_MAX >> (63 - last);
 }
 
-template <typename Visit>
-void for_each_piece(Run run, Visit visit) {
-  for (PageId page = run.first; page < run.end();) {
-    const Run piece = piece_of(run, page);
-    visit(piece);
-    page = piece.end();
-  }
-}
-
 // A run of more than this part of the limit does not push everything else out at once: its blocks become managed and
 // its pages come as they are touched.
 constexpr std::uint64_t kNativePart = 8;
-
-// Blocks that are dropped with one system call, and with the lock held: 8 MiB of resident memory take half a millisecond.
-constexpr std::uint64_t kWholeAtOnce = 4;
 
 // Pages that are charged twice while they are copied.
 constexpr PageCount kCopiedAtOnce{kPagesPerFolio};
@@ -242,29 +224,6 @@ bool Provider::reads_as_zero(Run run) const {
   return true;
 }
 
-// Of free runs what is called dirty may never have been provided: it was part of a run whose other part was.
-void Provider::purge(Run run) {
-  for (PageId page = run.first; page < run.end();) {
-    const Run piece = piece_of(run, page);
-    page = piece.end();
-    if (!parts_.blocks.known(block_of(piece.first))) continue;
-    {
-      const os::MutexLock lock(parts_.blocks.mutex());
-      const BlockMode mode = parts_.blocks.mode(block_of(piece.first));
-      if (mode == BlockMode::unused) continue;
-      if (mode == BlockMode::native) {
-        if (const PageCount whole = drop_whole_native({piece.first, run.end() - piece.first}); whole.value != 0) {
-          page = piece.first + whole;
-        } else {
-          drop_native(piece);
-        }
-        continue;
-      }
-    }
-    drop_managed(piece, Exactness::lazily);
-  }
-}
-
 // Entries of a managed block can only go to another one, and come from one.
 bool Provider::provide_for_relocation(Run run, Run from) {
   bool managed = false;
@@ -346,107 +305,6 @@ PageCount Provider::move_contents(Run from, PageId to) {
   return length;
 }
 
-void Provider::drop_contents(Run run) {
-  for_each_piece(run, [this](Run piece) {
-    {
-      const os::MutexLock lock(parts_.blocks.mutex());
-      if (parts_.blocks.mode(block_of(piece.first)) != BlockMode::managed) {
-        // Handed-out pages of a native block stay charged: the kernel fills them again without asking.
-        static_cast<void>(os::discard(parts_.arena.address(piece.first), bytes(piece.pages)));
-        return;
-      }
-    }
-    drop_managed(piece, Exactness::at_once);
-  });
-}
-
-// The native blocks that the run begins with, as far as it is all of them and all of them is resident; how much that was.
-// Nobody converts a block meanwhile: the lock. The caller owns the pages.
-PageCount Provider::drop_whole_native(Run run) {
-  const BlockId first = block_of(run.first);
-  PageCount whole;
-  while (whole.value < kWholeAtOnce * kPagesPerBlock &&
-         piece_of(run, run.first + whole).pages.value == kPagesPerBlock) {
-    const BlockId block = block_of(run.first + whole);
-    if (!parts_.blocks.known(block) || parts_.blocks.mode(block) != BlockMode::native ||
-        !parts_.blocks.native_pages_locked(block).all_resident()) {
-      break;
-    }
-    parts_.blocks.native_pages_locked(block).drop({first_page(block), {kPagesPerBlock}});
-    static_cast<void>(parts_.blocks.end_unprovided_locked(block));
-    whole += PageCount{kPagesPerBlock};
-    if (run.first + whole == run.end()) break;
-  }
-  if (whole.value == 0) return whole;
-  const Errno error = os::discard(parts_.arena.address(first), bytes(whole));
-  POLDER_CHECK(error.ok(), "free pages can be discarded", error.code(), first.value);
-  parts_.budget.uncharge(whole);
-  count(parts_.statistics->allocation.purged_pages, whole.value);
-  return whole;
-}
-
-// The same for what is left. A huge page is taken to pieces by that, and the kernel shall not make another around them.
-void Provider::drop_native(Run piece) {
-  const BlockId block = block_of(piece.first);
-  end_huge(block);
-  PageCount charged = drop_resident(piece);
-  // What came with the huge page and was nobody's goes with it.
-  for (std::uint64_t left = parts_.blocks.end_unprovided_locked(block); left != 0;) {
-    const auto first = static_cast<std::uint32_t>(std::countr_zero(left));
-    const auto length = static_cast<std::uint32_t>(std::countr_one(left >> first));
-    left &= ~(UINT64_MAX >> (64 - length) << first);
-    charged += drop_resident({.first = first_page(block) + PageCount{first * kPagesPerGranule},
-                              .pages = PageCount{length * kPagesPerGranule}});
-  }
-  parts_.budget.uncharge(charged);
-  count(parts_.statistics->allocation.purged_pages, charged.value);
-}
-
-PageCount Provider::drop_resident(Run piece) {
-  NativePages& pages = parts_.blocks.native_pages_locked(block_of(piece.first));
-  PageCount charged;
-  for (Run rest = piece;;) {
-    const Run resident = pages.first_resident(rest);
-    if (resident.pages.value == 0) return charged;
-    const Errno error = os::discard(parts_.arena.address(resident.first), bytes(resident.pages));
-    POLDER_CHECK(error.ok(), "free pages can be discarded", error.code(), resident.first.value);
-    pages.drop(resident);
-    charged += resident.pages;
-    rest = {resident.end(), rest.end() - resident.end()};
-  }
-}
-
-// Resident pages are claimed as the evictor claims them, so that nobody moves or fills them meanwhile.
-void Provider::drop_managed(Run piece, Exactness exactness) {
-  PageCount dropped;
-  for (PageId page = piece.first; page < piece.end();) {
-    PageId end = page;
-    for (; end < piece.end(); ++end) {
-      PageWord word = parts_.table.load(end);
-      if (word.state() != PageState::resident) break;
-      if (!parts_.table.transition(end, word, PageWord::of(PageState::evicting))) break;
-      if (word.retained()) relief_.store().release(Location::from_bits(word.location()));
-    }
-    if (end == page) {
-      while (!drop_page(page, exactness) && parts_.table.load(page).state() != PageState::resident) {
-      }
-      if (parts_.table.load(page).state() != PageState::resident) ++page;
-      continue;
-    }
-    const Errno error = os::discard(parts_.arena.address(page), bytes(end - page));
-    dropped += end - page;
-    for (; page < end; ++page) {
-      PageWord word = parts_.table.load(page);
-      const PageWord next = PageWord::of(error.ok() ? PageState::untouched : PageState::resident);
-      while (!parts_.table.transition(page, word, next)) {
-      }
-    }
-    POLDER_CHECK(error.ok(), "pages can be discarded", error.code(), page.value);
-  }
-  parts_.budget.uncharge(dropped);
-  count(parts_.statistics->allocation.purged_pages, dropped.value);
-}
-
 void Provider::verify() const {
   for (BlockId block{0}; block.value < parts_.blocks.known_blocks().value; ++block) {
     const os::MutexLock lock(parts_.blocks.mutex());
@@ -457,44 +315,6 @@ void Provider::verify() const {
                    parts_.table.load(page).bits());
     }
   }
-}
-
-// One page of a managed block that is not resident. False when its word changed meanwhile: look again.
-bool Provider::drop_page(PageId page, Exactness exactness) {
-  PageWord word = parts_.table.load(page);
-  switch (word.state()) {
-    case PageState::untouched:
-    case PageState::guard:
-      return true;
-    case PageState::resident:
-      return false;
-    case PageState::evicting:
-    case PageState::filling:
-      if (exactness == Exactness::lazily) return parts_.table.transition(page, word, word.with_discarded());
-      os::yield_cpu();
-      return false;
-    case PageState::staged:
-      if (!parts_.table.transition(page, word, PageWord{})) return false;
-      if (word.retained()) relief_.store().release(Location::from_bits(word.location()));
-      return true;
-    case PageState::stored: {
-      if (!parts_.table.transition(page, word, PageWord{})) return false;
-      const Location location = Location::from_bits(word.location());
-      parts_.statistics->reclaim.stored_pages.fetch_sub(1, std::memory_order_relaxed);
-      if (location.is_pattern()) parts_.statistics->reclaim.same_filled_pages.fetch_sub(1, std::memory_order_relaxed);
-      relief_.store().release(location);
-      return true;
-    }
-    case PageState::lost:
-      if (word.poisoning()) {
-        os::yield_cpu();
-        return false;
-      }
-      // The poison goes with the page's entry.
-      static_cast<void>(os::discard(parts_.arena.address(page), kPageSize));
-      return parts_.table.transition(page, word, PageWord{});
-  }
-  POLDER_CHECK(false, "page state", page.value, word.bits());
 }
 
 }  // namespace polder

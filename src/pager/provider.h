@@ -8,6 +8,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 
 #include "pager/parts.h"
 #include "pager/relocator.h"
@@ -53,7 +54,8 @@ class Provider final : public Backing {
   bool provide(Run run, Occupancy occupancy) override;
   void discard(Run run) override;
   bool reads_as_zero(Run run) const override;
-  void purge(Run run) override;
+  using Backing::purge;
+  void purge(std::span<const Run> runs) override;
   bool provide_for_relocation(Run run, Run from) override;
   PageCount relocate(Run from, PageId to) override;
   PageCount recycle(DirtySource& source, Run to) override { return relocator_.recycle(source, to); }
@@ -92,9 +94,12 @@ class Provider final : public Backing {
 
   enum class Exactness : std::uint8_t { lazily, at_once };
   void drop_managed(Run piece, Exactness exactness);
-  PageCount drop_whole_native(Run run) POLDER_REQUIRES(parts_.blocks.mutex());
-  void drop_native(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
-  PageCount drop_resident(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
+  struct Drops;
+  void add_locked(Run resident, Drops& drops) POLDER_REQUIRES(parts_.blocks.mutex());
+  void flush_locked(Drops& drops) POLDER_REQUIRES(parts_.blocks.mutex());
+  void drop_native_locked(Run piece, Drops& drops) POLDER_REQUIRES(parts_.blocks.mutex());
+  void drop_resident_locked(Run piece, Drops& drops) POLDER_REQUIRES(parts_.blocks.mutex());
+  void drop_native_now_locked(Run piece) POLDER_REQUIRES(parts_.blocks.mutex());
   bool drop_page(PageId page, Exactness exactness);
 
   VmParts& parts_;

@@ -1,5 +1,4 @@
 // The provider's part in hardening: inaccessible pages, and zeros.
-#include <algorithm>
 #include <cstring>
 
 #include "base/check.h"
@@ -8,11 +7,6 @@
 #include "pager/provider.h"
 
 namespace polder {
-namespace {
-
-PageCount to_block_end(PageId page) { return first_page(block_of(page) + BlockCount{1}) - page; }
-
-}  // namespace
 
 void Provider::zero(Run run) {
   for (PageId page = run.first; page < run.end(); ++page) {
@@ -28,7 +22,7 @@ bool Provider::guard(Run run) {
   if (!ensure_described(run)) return false;
   Errno refusal;
   for (PageId page = run.first; page < run.end();) {
-    const Run piece{page, std::min(run.end() - page, to_block_end(page))};
+    const Run piece = piece_of(run, page);
     if (const Errno error = guard_piece(piece); !error.ok()) refusal = error;
     page = piece.end();
   }
@@ -62,7 +56,7 @@ Errno Provider::guard_piece(Run piece) {
 }
 
 Errno Provider::guard_unmanaged_locked(Run piece) {
-  if (parts_.blocks.mode(block_of(piece.first)) == BlockMode::native) drop_native(piece);
+  if (parts_.blocks.mode(block_of(piece.first)) == BlockMode::native) drop_native_now_locked(piece);
   const Errno error = os::install_guards(parts_.arena.address(piece.first), bytes(piece.pages));
   if (!error.ok()) {
     static_cast<void>(os::remove_guards(parts_.arena.address(piece.first), bytes(piece.pages)));
@@ -75,7 +69,7 @@ Errno Provider::guard_unmanaged_locked(Run piece) {
 bool Provider::unguard(Run run) {
   bool whole = true;
   for (PageId page = run.first; page < run.end();) {
-    const Run piece{page, std::min(run.end() - page, to_block_end(page))};
+    const Run piece = piece_of(run, page);
     whole = unguard_piece(piece) && whole;
     page = piece.end();
   }

@@ -10,8 +10,6 @@
 namespace polder {
 namespace {
 
-PageCount to_block_end(PageId page) { return first_page(block_of(page) + BlockCount{1}) - page; }
-
 // Pages in a row: fewer are made anew in less time than they are moved.
 constexpr std::size_t kRecycleFrom = 16;
 
@@ -43,7 +41,7 @@ bool Relocator::open(os::Userfaultfd& mover) {
 // Of native blocks; empty at the end when there are none. Of pages that are the caller's alone.
 Run Relocator::first_resident(Run run) const {
   for (PageId page = run.first; page < run.end() && parts_.blocks.known(block_of(page));) {
-    const Run piece{page, std::min(run.end() - page, to_block_end(page))};
+    const Run piece = piece_of(run, page);
     if (parts_.blocks.mode(block_of(page)) == BlockMode::native) {
       const Run resident = parts_.blocks.native_pages(block_of(page)).first_resident(piece);
       if (resident.pages.value != 0) return resident;
@@ -91,7 +89,7 @@ std::optional<PageCount> Relocator::recycle_run(os::Userfaultfd& mover, Run from
     const Run source = first_touched(from);
     if (source.pages.value == 0) break;
     const PageId target = to.first + done;
-    const PageCount length = std::min({source.pages, to.pages - done, to_block_end(target)});
+    const PageCount length = std::min(source.pages, piece_of(to, target).pages);
     const PageCount moved = relocate_piece(mover, {source.first, length}, target);
     if (moved.value == 0) return done.value == 0 ? std::nullopt : std::optional(done);
     done += moved;
@@ -107,7 +105,7 @@ PageCount Relocator::relocate(Run from, PageId to) {
   while (done < from.pages) {
     const PageId source = from.first + done;
     const PageId target = to + done;
-    const PageCount length = std::min({from.pages - done, to_block_end(source), to_block_end(target)});
+    const PageCount length = std::min(piece_of(from, source).pages, piece_of({to, from.pages}, target).pages);
     const PageCount moved = relocate_piece(mover, {source, length}, target);
     done += moved;
     if (moved < length) break;

@@ -14,7 +14,7 @@ class FreePages {
   virtual PageCount dirty() const = 0;
   struct Purged {
     PageCount pages;
-    std::uint64_t pieces = 0;  // that they were in, each with a system call of its own
+    std::uint64_t pieces = 0;  // that they were in
   };
   // Purges about `most` of them; none when there are none. Any thread that holds no lock.
   virtual Purged purge_dirty(PageCount most) = 0;

@@ -2,6 +2,8 @@
 // space; only their pages, not the rest of the last granule, are handed out, charged and resident.
 #pragma once
 
+#include <algorithm>
+
 #include "base/units.h"
 
 namespace polder {
@@ -14,5 +16,21 @@ struct Run {
   constexpr GranuleCount granules() const { return granules_up(pages); }
   constexpr PageId end() const { return first + pages; }
 };
+
+// The part of the run that starts at `first` and ends with first's pageblock.
+constexpr Run piece_of(Run run, PageId first) {
+  const PageId block_end = first_page(block_of(first) + BlockCount{1});
+  return {.first = first, .pages = std::min(run.end(), block_end) - first};
+}
+
+// Calls visit(Run) for the run's part of each pageblock.
+template <typename Visit>
+constexpr void for_each_piece(Run run, Visit visit) {
+  for (PageId page = run.first; page < run.end();) {
+    const Run piece = piece_of(run, page);
+    visit(piece);
+    page = piece.end();
+  }
+}
 
 }  // namespace polder

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "os/mapping.h"
@@ -60,10 +61,15 @@ class FakeBacking final : public Backing {
     return true;
   }
 
-  void purge(Run run) override {
+  using Backing::purge;
+  void purge(std::span<const Run> runs) override {
     require_no_lock();
     const std::lock_guard<std::mutex> lock(mutex_);
     ++purges_;
+    for (const Run run : runs) purge_locked(run);
+  }
+
+  void purge_locked(Run run) {
     require_no_guard(run);
     for (std::uint32_t page = run.first.value; page < run.end().value; ++page) {
       require(!pages_[page].provided, "page is purged while it is in use", page);
