@@ -13,8 +13,8 @@ namespace {
 // How much larger a run may be that something growing is put into.
 constexpr std::uint64_t kRoom = 16;
 
-// How many dirty places are passed by in the search for a clean run, before it goes to where none are.
-constexpr unsigned kCleanLooks = 64;
+// How many places are passed by in the search for one that is wholly clean, or wholly dirty.
+constexpr unsigned kLooks = 64;
 
 // Marks the length of a room, which lies behind a run's end.
 constexpr std::uint32_t kRoomBit = std::uint32_t{1} << 31;
@@ -255,6 +255,38 @@ std::uint64_t Buddy::first_fit_locked(std::uint64_t from, std::uint64_t length) 
   }
 }
 
+// The first dirty granule at or after `from`; the frontier when there is none.
+std::uint64_t Buddy::first_dirty_locked(std::uint64_t from) const {
+  for (std::uint64_t base = from / kChunkGranules * kChunkGranules; base < frontier_; base += kChunkGranules) {
+    const std::uint64_t skipped = from > base ? (from - base) / kLeafGranules : 0;
+    std::uint64_t leaves = chunks_[base / kChunkGranules].dirty_leaves >> skipped << skipped;
+    for (; leaves != 0; leaves &= leaves - 1) {
+      const std::uint64_t first = base + static_cast<unsigned>(std::countr_zero(leaves)) * std::uint64_t{kLeafGranules};
+      const std::uint64_t end = first + kLeafGranules;
+      if (const std::uint64_t found = next_dirty_locked(std::max(first, from), end); found != end) return found;
+    }
+  }
+  return frontier_;
+}
+
+// Dirty granules only: the shortest stretch of those that are looked at.
+std::uint64_t Buddy::dirty_fit_locked(std::uint64_t length, std::uint64_t alignment) const {
+  if (dirty().value < length) return kNowhere;
+  std::uint64_t best = kNowhere;
+  std::uint64_t best_length = UINT64_MAX;
+  std::uint64_t at = first_dirty_locked(0);
+  for (unsigned looks = 0; looks < kLooks && at < frontier_; ++looks) {
+    const std::uint64_t end = next_locked(&Leaf::dirty, kClear, at, frontier_);
+    const std::uint64_t first = round_up(at, alignment);
+    if (first + length <= end && end - at < best_length) {
+      best = first;
+      best_length = end - at;
+    }
+    at = first_dirty_locked(end);
+  }
+  return best;
+}
+
 // The same, aligned.
 std::uint64_t Buddy::aligned_fit_locked(std::uint64_t from, std::uint64_t length, std::uint64_t alignment) {
   std::uint64_t found = first_fit_locked(from, length);
@@ -264,7 +296,7 @@ std::uint64_t Buddy::aligned_fit_locked(std::uint64_t from, std::uint64_t length
 
 std::uint64_t Buddy::clean_fit_locked(std::uint64_t length, std::uint64_t alignment) {
   std::uint64_t from = 0;
-  for (unsigned looks = 0; looks < kCleanLooks; ++looks) {
+  for (unsigned looks = 0; looks < kLooks; ++looks) {
     const std::uint64_t found = first_fit_locked(from, length);
     if (found == kNowhere) return kNowhere;
     if (found % alignment != 0) {
@@ -302,7 +334,8 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
   const os::MutexLock lock(mutex_);
   const std::uint64_t length = granules.value;
   std::uint64_t first = kNowhere;
-  if (fit == Fit::roomy) first = roomy_fit_locked(length, alignment.value);
+  if (fit != Fit::clean) first = dirty_fit_locked(length, alignment.value);
+  if (first == kNowhere && fit == Fit::roomy) first = roomy_fit_locked(length, alignment.value);
   if (fit == Fit::clean) {
     first = clean_fit_locked(rounded(length), alignment.value);
     if (first == kNowhere) first = clean_fit_locked(length, alignment.value);

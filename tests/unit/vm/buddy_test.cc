@@ -54,7 +54,7 @@ TEST(Buddy, HandsOutATailOfAnyLength) {
   EXPECT_EQ(buddy->statistics().free.value, 0U);
 }
 
-TEST(Buddy, TakesTheLowestThatIsLongEnoughWhateverItsPages) {
+TEST(Buddy, TakesTheLowestThatIsLongEnoughWhereNothingDirtyIs) {
   Instance buddy(2 * kBlock);
   std::vector<std::int64_t> all;
   for (int i = 0; i < 64; ++i) all.push_back(buddy.take(100));
@@ -113,11 +113,29 @@ TEST(Buddy, PutsWhatGrowsWhereMuchIsFree) {
   Instance buddy(1024);
   const std::int64_t small = buddy.take(40);
   EXPECT_EQ(buddy.take(1), 40);
-  buddy.give(small, 40, Contents::dirty);
+  buddy.give(small, 40, Contents::clean);
   EXPECT_EQ(buddy.take(10, 1, Buddy::Fit::roomy), 41);
   EXPECT_EQ(buddy.take(700), 57);
   EXPECT_EQ(buddy.take(30, 1, Buddy::Fit::roomy), 757);  // nowhere is there 16 times as much
   EXPECT_EQ(buddy.take(10), 0);
+  buddy->verify();
+}
+
+TEST(Buddy, UsesTheShortestDirtyStretchFirst) {
+  Instance buddy(1024);
+  const std::int64_t clean = buddy.take(5);
+  const std::int64_t borders[] = {buddy.take(1), buddy.take(60), buddy.take(1), buddy.take(12), buddy.take(1)};
+  buddy.give(clean, 5, Contents::clean);
+  buddy.give(borders[1], 60, Contents::dirty);
+  buddy.give(borders[3], 12, Contents::dirty);
+  EXPECT_EQ(buddy.take(4), borders[3]);
+  EXPECT_EQ(buddy.take(8, 8), borders[1] + 2);
+  EXPECT_EQ(buddy.take(9, 1, Buddy::Fit::roomy), borders[1] + 10);
+  EXPECT_EQ(buddy.take(2, 1, Buddy::Fit::roomy), borders[1]);
+  EXPECT_EQ(buddy.take(42), borders[4] + 1);  // one more than is left
+  EXPECT_EQ(buddy.take(41), borders[1] + 19);
+  EXPECT_EQ(buddy.take(8), borders[3] + 4);
+  EXPECT_EQ(buddy->dirty().value, 0U);
   buddy->verify();
 }
 
@@ -330,6 +348,25 @@ class Model {
  public:
   explicit Model(std::uint64_t granules) : owned_(granules), dirty_(granules) {}
 
+  // The place for it in the shortest dirty stretch that is long enough, of the lowest 64, or the number of granules.
+  std::uint64_t dirty_fit(std::uint64_t granules, std::uint64_t alignment) const {
+    const auto is_dirty_at = [this](std::uint64_t i) { return i < owned_.size() && !owned_[i] && dirty_[i]; };
+    std::uint64_t best = owned_.size();
+    std::uint64_t best_length = owned_.size() + 1;
+    unsigned stretches = 0;
+    for (std::uint64_t i = 0; i < owned_.size() && stretches < 64; ++i) {
+      if (!is_dirty_at(i)) continue;
+      const std::uint64_t stretch = i;
+      while (is_dirty_at(i)) ++i;
+      ++stretches;
+      const std::uint64_t start = (stretch + alignment - 1) / alignment * alignment;
+      if (start + granules <= i && i - stretch < best_length) {
+        best = start;
+        best_length = i - stretch;
+      }
+    }
+    return best;
+  }
   // The lowest place for it, or the number of granules.
   std::uint64_t first_fit(std::uint64_t granules, std::uint64_t alignment) const {
     for (std::uint64_t start = 0; start + granules <= owned_.size(); start += alignment) {
@@ -405,8 +442,13 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
       ASSERT_EQ(taken.has_value(), lowest != shape.granules) << granules << " aligned to " << alignment;
       if (!taken) continue;
       const std::uint64_t length = buddy->allocated().value - before;
-      if (fit == Buddy::Fit::tight) {
+      const std::uint64_t dirty = model.dirty_fit(granules, alignment);
+      if (fit != Buddy::Fit::clean && dirty != shape.granules) {
+        ASSERT_EQ(taken->first.value, dirty);
+      } else if (fit == Buddy::Fit::tight) {
         ASSERT_EQ(taken->first.value, lowest);
+      }
+      if (fit == Buddy::Fit::tight) {
         ASSERT_EQ(length, granules);
       }
       ASSERT_EQ(taken->first.value % alignment, 0U);
