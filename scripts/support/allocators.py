@@ -34,11 +34,12 @@ def known(library, limit=None):
     everything = [
         # Preloaded too: redis-server is linked with jemalloc, and would run on it.
         Allocator("glibc", "libc.so.6"),
-        Allocator(BASELINE, "libjemalloc.so.2"),
-        Allocator("jemalloc-background", "libjemalloc.so.2", MALLOC_CONF="background_thread:true"),
         Allocator("mimalloc", "libmimalloc.so.2.0"),
         Allocator("tcmalloc", "libtcmalloc_minimal.so.4"),
         Allocator("tbbmalloc", "libtbbmalloc_proxy.so.2"),
+        Allocator("jemalloc-background", "libjemalloc.so.2", MALLOC_CONF="background_thread:true"),
+        # Neighbours, as they run one after the other and are compared.
+        Allocator(BASELINE, "libjemalloc.so.2"),
         Allocator(OURS, library),
     ]
     if limit:

@@ -2,6 +2,7 @@
 
 import collections
 import re
+import statistics
 import sys
 
 import allocators
@@ -16,11 +17,16 @@ HELP = "workloads of the literature and real programs: time and peak memory besi
 
 QUICK_SCALE = 0.02
 
+# Held against the best of the others, not only against jemalloc.
+MICRO = ("batch", "replace_100k", "replace_1m", "xmalloc", "exchange", "realloc_array", "large", "thread_start")
+MICRO_BEST = 6  # so many of them at least equal to it
+
 Medians = collections.namedtuple("Medians", "wall cpu peak ns fastest slowest")
 
 
 def add_arguments(parser):
     parser.add_argument("--rounds", type=int, help="runs of each workload on each allocator, interleaved (5)")
+    parser.add_argument("--most-rounds", type=int, help="of a workload whose rounds do not agree about a bar (15)")
     parser.add_argument("--filter", default=".", metavar="REGEX", help="only the workloads whose name matches")
     parser.add_argument("--allocators", metavar="LIST", help="only these, separated by commas; jemalloc must be there")
     parser.add_argument("--limit", metavar="SIZE", help="also polder with a limit, which should not be reached")
@@ -29,6 +35,8 @@ def add_arguments(parser):
     parser.add_argument("--bar-rss", type=float, default=0.80, help="geometric mean of peak RSS to jemalloc (0.80)")
     parser.add_argument("--bar-workload-time", type=float, default=1.10, help="time of any workload (1.10)")
     parser.add_argument("--bar-workload-rss", type=float, default=1.15, help="peak RSS of any workload (1.15)")
+    parser.add_argument("--bar-micro", type=float, default=1.20,
+                        help=f"time to the best of the others: {', '.join(MICRO)} (1.20)")
     parser.add_argument("--bar-limit", type=float, default=1.02, help="time with a limit to that without (1.02)")
 
 
@@ -43,21 +51,24 @@ def _chosen_workloads(built, pattern):
     return chosen
 
 
-def _measure(bench, chosen, sides, rounds):
+def _measure(bench, chosen, sides, rounds, most_rounds, bar):
     """Every workload's samples by allocator. Neighbours in time are the runs of one workload; their order rotates.
 
-    A workload that fails on one of the others has no samples there, and a line in the second value; on jemalloc, and on
-    polder, a failure ends everything.
+    After `rounds`, a workload is run again, on all, for as long as its rounds do not agree which side of a bar it is
+    on, `most_rounds` at most. One that fails on one of the others has no samples there, and a line in the second
+    value; on jemalloc, and on polder, a failure ends everything.
     """
     samples = {workload.name: collections.defaultdict(list) for workload in chosen}
     failures = {}
     for workload in chosen:
         workload.prepare(bench)
-    for number in range(rounds):
+    for number in range(most_rounds):
+        if number >= rounds:
+            chosen = [workload for workload in chosen if _undecided(workload.name, samples[workload.name], bar)]
         turn = number % len(sides)
         order = sides[turn:] + sides[:turn]
         for workload in chosen:
-            print(f"round {number + 1}/{rounds}: {workload.name}", file=sys.stderr, flush=True)
+            print(f"round {number + 1}: {workload.name}", file=sys.stderr, flush=True)
             for side in order:
                 if (workload.name, side.name) in failures:
                     continue
@@ -72,6 +83,26 @@ def _measure(bench, chosen, sides, rounds):
     return samples, failures.values()
 
 
+def _rounds_ratios(samples, others, field):
+    """One ratio for each round: what stands side by side in it was run within a minute."""
+    return [getattr(sample, field) / getattr(other, field) for sample, other in zip(samples, others)]
+
+
+def _undecided(workload, by_name, bar):
+    """Whether a bar lies within the middle half of the rounds' ratios."""
+    def straddles(name, field, value):
+        low, _, high = statistics.quantiles(_rounds_ratios(by_name[allocators.OURS], by_name[name], field), n=4)
+        return low < value < high
+
+    if straddles(allocators.BASELINE, "wall", bar):
+        return True
+    return workload in MICRO and any(straddles(name, "ns", 1) for name in by_name if name in _others(by_name))
+
+
+def _others(names):
+    return [name for name in names if name not in (allocators.OURS, allocators.LIMITED)]
+
+
 def _medians(samples):
     walls = [sample.wall for sample in samples]
     ns = [sample.ns for sample in samples if sample.ns is not None]
@@ -81,19 +112,34 @@ def _medians(samples):
 
 
 class Results:
-    """Medians by workload and allocator, and their ratios to the baseline's. None where an allocator failed."""
+    """Medians by workload and allocator, and of their ratios to the baseline in each round.
+
+    Nothing where an allocator failed.
+    """
 
     def __init__(self, samples, names):
         self.names = names
+        self.samples = samples
         self.medians = {workload: {name: _medians(by_name[name]) for name in names if name in by_name}
                         for workload, by_name in samples.items()}
         self.time = self._ratios("wall")
         self.rss = self._ratios("peak")
 
     def _ratios(self, field):
-        return {workload: {name: getattr(medians, field) / getattr(by_name[allocators.BASELINE], field)
-                           for name, medians in by_name.items()}
-                for workload, by_name in self.medians.items()}
+        return {workload: {name: report.median(_rounds_ratios(by_name[name], by_name[allocators.BASELINE], field))
+                           for name in self.names if name in by_name}
+                for workload, by_name in self.samples.items()}
+
+    def micro(self):
+        """By workload: which of the others is nearest to ours or ahead of it, and the median ratio of ours to it."""
+        nearest = {}
+        for workload in MICRO:
+            if workload not in self.samples:
+                continue
+            by_name = self.samples[workload]
+            nearest[workload] = max((report.median(_rounds_ratios(by_name[allocators.OURS], by_name[name], "ns")), name)
+                                    for name in _others(by_name))
+        return nearest
 
     def mean(self, ratios, name, beside=None):
         """Over the workloads that the allocator ended, and `beside` too when it is given."""
@@ -117,13 +163,14 @@ class Results:
     def rows(self):
         for workload, by_name in self.medians.items():
             for name, m in by_name.items():
-                yield (workload, name, f"{m.wall:.4f}", f"{m.fastest:.4f}", f"{m.slowest:.4f}", f"{m.cpu:.4f}",
+                yield (workload, name, len(self.samples[workload][name]),
+                       f"{m.wall:.4f}", f"{m.fastest:.4f}", f"{m.slowest:.4f}", f"{m.cpu:.4f}",
                        int(m.peak), "" if m.ns is None else f"{m.ns:.2f}", f"{self.time[workload][name]:.3f}",
                        f"{self.rss[workload][name]:.3f}")
 
 
-HEADER = ("workload", "allocator", "wall_s", "fastest_s", "slowest_s", "cpu_s", "peak_rss_kib", "ns_per_operation",
-          "time_ratio", "rss_ratio")
+HEADER = ("workload", "allocator", "rounds", "wall_s", "fastest_s", "slowest_s", "cpu_s", "peak_rss_kib",
+          "ns_per_operation", "time_ratio", "rss_ratio")
 
 
 def _broken_bars(results, arguments):
@@ -134,9 +181,7 @@ def _broken_bars(results, arguments):
         yield f"time {time:.2f} of jemalloc's; the bar is {arguments.bar_time:.2f}"
     if rss > arguments.bar_rss:
         yield f"peak RSS {rss:.2f} of jemalloc's; the bar is {arguments.bar_rss:.2f}"
-    for name in results.names:
-        if name in (ours, allocators.LIMITED):
-            continue
+    for name in _others(results.names):
         for what, ratios in (("time", results.time), ("peak RSS", results.rss)):
             mean, other = (round(results.mean(ratios, which, beside=name), 2) for which in (ours, name))
             if mean > other:
@@ -146,6 +191,13 @@ def _broken_bars(results, arguments):
         for workload, by_name in ratios.items():
             if round(by_name[ours], 2) > bar:
                 yield f"{workload}: {what} {by_name[ours]:.2f} of jemalloc's; the bar is {bar:.2f}"
+    micro = {workload: (round(ratio, 2), name) for workload, (ratio, name) in results.micro().items()}
+    best = sum(ratio <= 1 for ratio, _ in micro.values())
+    if len(micro) == len(MICRO) and best < MICRO_BEST:
+        yield f"{best} of {', '.join(MICRO)} are at least equal to the best of the others; the bar is {MICRO_BEST}"
+    for workload, (ratio, name) in micro.items():
+        if ratio > arguments.bar_micro:
+            yield f"{workload}: time {ratio:.2f} of {name}'s; the bar is {arguments.bar_micro:.2f}"
     if allocators.LIMITED in means:
         ratio = round(means[allocators.LIMITED][0] / means[ours][0], 3)
         if ratio > arguments.bar_limit:
@@ -170,6 +222,9 @@ def main(arguments):
     if not built.library.exists():
         sys.exit(f"{built.library} is not built")
     rounds = arguments.rounds or (1 if arguments.quick else 5)
+    most_rounds = rounds if arguments.quick else max(rounds, arguments.most_rounds or 15)
+    if rounds < 1 or rounds == 1 < most_rounds:
+        sys.exit("--rounds: at least 2, or --most-rounds 1 too: one round cannot disagree with itself")
     sides = allocators.choose(built.library, arguments.allocators, arguments.limit)
     names = [side.name for side in sides]
     for name in (allocators.BASELINE, allocators.OURS):
@@ -180,12 +235,12 @@ def main(arguments):
     with cleanup.scratch_directory() as directory:
         bench = malloc_workloads.Bench(built, directory, QUICK_SCALE if arguments.quick else 1)
         try:
-            samples, failures = _measure(bench, chosen, sides, rounds)
+            samples, failures = _measure(bench, chosen, sides, rounds, most_rounds, arguments.bar_workload_time)
         except malloc_workloads.Failure as failure:
             print(f"FAIL: {failure}")
             return 1
     results = Results(samples, names)
-    settings = [("rounds", rounds), ("scale", bench.scale), ("limit", arguments.limit or "none"),
+    settings = [("rounds", f"{rounds} to {most_rounds}"), ("scale", bench.scale), ("limit", arguments.limit or "none"),
                 *(("left out", failure) for failure in failures)]
     paths = _keep(results, [*description, *settings], arguments.quick)
 
@@ -194,12 +249,17 @@ def main(arguments):
         print(f"ns per operation\n\n{results.table(nanoseconds, 1)}\n")
     print(f"peak RSS relative to jemalloc\n\n{results.table(results.rss, 2)}\n")
     print(f"wall clock relative to jemalloc\n\n{results.table(results.time, 2)}\n")
+    micro = results.micro()
+    if micro:
+        rows = [(workload, f"{ratio:.2f}", name) for workload, (ratio, name) in micro.items()]
+        print(f"time beside the best of the others\n\n{report.table(rows, ('workload', 'ratio', 'best'))}\n")
     for failure in failures:
         print(f"left out: {failure}")
     broken = [] if arguments.quick else list(_broken_bars(results, arguments))
     for line in broken:
         print(f"FAIL: {line}")
-    print(f"medians of {rounds} interleaved rounds, lower is better; kept in {', '.join(paths)}\n")
+    print(f"medians of {rounds} to {most_rounds} interleaved rounds, ratios within a round, lower is better; "
+          f"kept in {', '.join(paths)}\n")
     means = results.means()
     print(report.table([(name, f"{time:.2f}", f"{rss:.2f}") for name, (time, rss) in means.items()],
                        ("geometric means", "time", "peak RSS")))
