@@ -53,6 +53,11 @@ enum class HugePageMode : unsigned char { never, advised, unasked };
 // Where the kernel makes them: nowhere, where a program advised it, anywhere. The first call reads a file of sysfs.
 HugePageMode huge_page_mode();
 
+// Whether a hypervisor keeps page tables of its own for ours in place of the processor's second level: then the first touch
+// of a page that is there takes microseconds, and a walk is not longer for small pages than it is without a hypervisor.
+// The first call measures it, in 0.1 ms. False where the kernel cannot populate memory (before 5.14).
+bool page_tables_are_shadowed();
+
 enum class ForkInheritance : unsigned char { copy, omit };
 // Whether fork copies the range into the child (MADV_DOFORK / MADV_DONTFORK).
 Errno set_fork_inheritance(void* address, std::size_t size, ForkInheritance inheritance);

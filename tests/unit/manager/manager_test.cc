@@ -334,7 +334,7 @@ TEST_P(ManagerTest, HugePagesAreChargedAndEvicted) {
   {
     Pageblocks& blocks = manager_->pager().blocks();
     const os::MutexLock lock(blocks.mutex());
-    if (os::huge_page_mode() == os::HugePageMode::advised) {
+    if (os::huge_page_mode() == os::HugePageMode::advised && !os::page_tables_are_shadowed()) {
       EXPECT_TRUE(blocks.is_huge_locked(block_of(manager_->arena().page_of(objects.back().bytes))));
     }
     EXPECT_FALSE(blocks.is_huge_locked(BlockId{0}));

@@ -308,6 +308,13 @@ TEST(Mapping, HugePagesComeWhereTheMachineSaysSo) {
   }
 }
 
+TEST(Mapping, PageTablesAreShadowedOrNot) {
+  const test::ErrnoWitness witness;
+  const bool answer = page_tables_are_shadowed();
+  for (int i = 0; i < 10; ++i) EXPECT_EQ(page_tables_are_shadowed(), answer);
+  EXPECT_TRUE(witness.untouched());
+}
+
 TEST(Mapping, MostlyUntouchedIsLessThanHalf) {
   constexpr std::size_t kPages = 300;  // more than are asked for at once
   const Result<char*> memory = map_private(kPages * kPageSize);
