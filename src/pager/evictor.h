@@ -3,7 +3,8 @@
 //
 // The life of an evicted page:
 //   1. the policy names its folio; the gate closes; the word goes resident → evicting
-//   2. one UFFDIO_MOVE per stretch takes the folio's pages to a staging window; evicting → staged; the gate opens
+//   2. one UFFDIO_MOVE per stretch takes its pages, and those of neighbours that were named with it, to staging windows;
+//      evicting → staged; the gates open
 //   3. its cluster becomes the oldest: same-filled? unchanged since its retained copy? else a slot, and one write
 //   4. the write is complete: the hash is recorded, staged → stored; a page that was taken back meanwhile keeps its life
 //   5. the cluster's staging pages are discarded in one call and uncharged
@@ -14,6 +15,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <span>
 
 #include "os/io_engine.h"
 #include "os/mutex.h"
@@ -72,9 +74,16 @@ class Evictor {
   void reset_in_child() POLDER_NO_THREAD_SAFETY_ANALYSIS;
 
  private:
-  PageCount evict_folio_locked(const Victim& victim, Cluster& cluster) POLDER_REQUIRES(mutex_);
-  PageCount move_stretch(FolioId folio, std::uint32_t first, std::uint32_t end, std::uint32_t claimed,
-                         Cluster& cluster);
+  struct Claim;
+  struct Stretch {
+    std::uint32_t first;
+    std::uint32_t end;
+    std::uint32_t position;
+  };
+  Claim claim_locked(const Victim& victim) POLDER_REQUIRES(mutex_);
+  void settle_claim(const Claim& claim, std::uint32_t refused);
+  PageCount move_neighbours(std::span<const Claim> claims, Cluster& cluster);
+  void move_stretch(std::span<const Claim> claims, Stretch stretch, Cluster& cluster);
   void stage_page(PageId page, std::uint32_t position, Cluster& cluster);
   void refuse_page(PageId page);
 
