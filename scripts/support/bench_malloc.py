@@ -4,6 +4,7 @@ import collections
 import re
 import statistics
 import sys
+import time
 
 import allocators
 import bar_chart
@@ -27,6 +28,7 @@ Medians = collections.namedtuple("Medians", "wall cpu peak ns fastest slowest")
 def add_arguments(parser):
     parser.add_argument("--rounds", type=int, help="runs of each workload on each allocator, interleaved (5)")
     parser.add_argument("--most-rounds", type=int, help="of a workload whose rounds do not agree about a bar (15)")
+    parser.add_argument("--minutes", type=float, help="begin no round after so many, whatever is left to be decided")
     parser.add_argument("--filter", default=".", metavar="REGEX", help="only the workloads whose name matches")
     parser.add_argument("--allocators", metavar="LIST", help="only these, separated by commas; jemalloc must be there")
     parser.add_argument("--limit", metavar="SIZE", help="also polder with a limit, which should not be reached")
@@ -51,7 +53,7 @@ def _chosen_workloads(built, pattern):
     return chosen
 
 
-def _measure(bench, chosen, sides, rounds, most_rounds, bar):
+def _measure(bench, chosen, sides, arguments, rounds, most_rounds):
     """Every workload's samples by allocator. Neighbours in time are the runs of one workload; their order rotates.
 
     After `rounds`, a workload is run again, on all, for as long as its rounds do not agree which side of a bar it is
@@ -62,9 +64,13 @@ def _measure(bench, chosen, sides, rounds, most_rounds, bar):
     failures = {}
     for workload in chosen:
         workload.prepare(bench)
+    begin = time.monotonic()
     for number in range(most_rounds):
+        if number != 0 and arguments.minutes and time.monotonic() - begin > arguments.minutes * 60:
+            break
         if number >= rounds:
-            chosen = [workload for workload in chosen if _undecided(workload.name, samples[workload.name], bar)]
+            chosen = [workload for workload in chosen
+                      if _undecided(workload.name, samples[workload.name], arguments)]
         turn = number % len(sides)
         order = sides[turn:] + sides[:turn]
         for workload in chosen:
@@ -88,15 +94,21 @@ def _rounds_ratios(samples, others, field):
     return [getattr(sample, field) / getattr(other, field) for sample, other in zip(samples, others)]
 
 
-def _undecided(workload, by_name, bar):
-    """Whether a bar lies within the middle half of the rounds' ratios."""
-    def straddles(name, field, value):
+def _undecided(workload, by_name, arguments):
+    """Whether a bar for its time lies within the middle half of the rounds' ratios."""
+    def straddles(name, field, bar):
         low, _, high = statistics.quantiles(_rounds_ratios(by_name[allocators.OURS], by_name[name], field), n=4)
-        return low < value < high
+        return low < bar < high
 
-    if straddles(allocators.BASELINE, "wall", bar):
+    if straddles(allocators.BASELINE, "wall", arguments.bar_workload_time):
         return True
-    return workload in MICRO and any(straddles(name, "ns", 1) for name in by_name if name in _others(by_name))
+    return workload in MICRO and any(straddles(_nearest(by_name)[1], "ns", bar) for bar in (1, arguments.bar_micro))
+
+
+def _nearest(by_name):
+    """The largest of the median ratios of ours to one of the others, and which of them that is."""
+    return max((report.median(_rounds_ratios(by_name[allocators.OURS], by_name[name], "ns")), name)
+               for name in _others(by_name))
 
 
 def _others(names):
@@ -131,15 +143,7 @@ class Results:
                 for workload, by_name in self.samples.items()}
 
     def micro(self):
-        """By workload: which of the others is nearest to ours or ahead of it, and the median ratio of ours to it."""
-        nearest = {}
-        for workload in MICRO:
-            if workload not in self.samples:
-                continue
-            by_name = self.samples[workload]
-            nearest[workload] = max((report.median(_rounds_ratios(by_name[allocators.OURS], by_name[name], "ns")), name)
-                                    for name in _others(by_name))
-        return nearest
+        return {workload: _nearest(self.samples[workload]) for workload in MICRO if workload in self.samples}
 
     def mean(self, ratios, name, beside=None):
         """Over the workloads that the allocator ended, and `beside` too when it is given."""
@@ -235,7 +239,7 @@ def main(arguments):
     with cleanup.scratch_directory() as directory:
         bench = malloc_workloads.Bench(built, directory, QUICK_SCALE if arguments.quick else 1)
         try:
-            samples, failures = _measure(bench, chosen, sides, rounds, most_rounds, arguments.bar_workload_time)
+            samples, failures = _measure(bench, chosen, sides, arguments, rounds, most_rounds)
         except malloc_workloads.Failure as failure:
             print(f"FAIL: {failure}")
             return 1
@@ -256,6 +260,9 @@ def main(arguments):
     for failure in failures:
         print(f"left out: {failure}")
     broken = [] if arguments.quick else list(_broken_bars(results, arguments))
+    fewest = min(len(by_name[allocators.OURS]) for by_name in samples.values())
+    if fewest < rounds:
+        broken.append(f"{fewest} rounds in {arguments.minutes:g} minutes; {rounds} were asked for")
     for line in broken:
         print(f"FAIL: {line}")
     print(f"medians of {rounds} to {most_rounds} interleaved rounds, ratios within a round, lower is better; "
