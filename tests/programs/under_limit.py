@@ -78,7 +78,7 @@ def _run(command, timeout, environment, stdin, keep_output):
     return Outcome(status, time.monotonic() - begin, digest.hexdigest())
 
 
-def plain(command, timeout=300, environment=None, stdin=None, keep_output=None):
+def plain(command, timeout=900, environment=None, stdin=None, keep_output=None):
     """The program as it is."""
     clean = {key: value for key, value in os.environ.items() if key not in ("LD_PRELOAD", "POLDER_CONF")}
     return _run(command, timeout, {**clean, **(environment or {})}, stdin, keep_output)
@@ -90,7 +90,7 @@ def paged(stats):
     return stats["evictions"] > 0 and fills["swap"] + fills["readahead"] > 0
 
 
-def limited(command, memory="64M", timeout=300, environment=None, stdin=None, keep_output=None, watch_options=(),
+def limited(command, memory="64M", timeout=900, environment=None, stdin=None, keep_output=None, watch_options=(),
             wants_paging=True, library_options=()):
     """The program under the limit. Fails the test when the limit was not kept or nothing had to be evicted."""
     if BARE:
