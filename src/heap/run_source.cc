@@ -11,7 +11,7 @@ constexpr GranuleCount kDirtyFloor{(std::size_t{128} << 20) / kGranuleSize};
 // Beyond what was in use at the highest tide: at least this, more where purging takes time, and more where runs are large.
 constexpr GranuleCount kLeastSlack{1};
 constexpr GranuleCount kMostSlack{(std::size_t{4} << 20) / kGranuleSize};
-// Purged in pieces that are so small on average that the system calls cost more than the pages.
+// Purged in pieces that are so small on average that the flushes of the TLB cost more than the pages.
 constexpr PageCount kSmallPurge{(std::size_t{512} << 10) / kPageSize};
 constexpr std::uint64_t kLargestSlackPart = 8;
 // In largest runs. (Measured on the trace: 2, 3, 4, 6 of them fault 140, 110, 101, 96 thousand times at 55.9, 56.3, 57.7,
@@ -27,9 +27,7 @@ constexpr std::uint64_t kMuchPurgingNs = kTideNs / 64;
 // Not worth a system call: this, or this part of what is in use.
 constexpr GranuleCount kSpare{1};
 constexpr std::uint64_t kSparePart = 64;
-// Runs that are filled with the pages of dirty ones: from where that is cheaper than the faults that it spares, up to where
-// programs often touch little of what they allocate.
-constexpr PageCount kFillFrom{(std::size_t{128} << 10) / kPageSize};
+// Of larger runs programs often touch little, and they are not filled.
 constexpr PageCount kFillUpTo{(std::size_t{16} << 20) / kPageSize};
 constexpr std::uint32_t kFillPause = 64;
 
@@ -140,8 +138,8 @@ void RunSource::settle() {
   lowest_.store(granules_up(this->dirty()).value, std::memory_order_relaxed);
 }
 
-void RunSource::fill_from_dirty(Run run) {
-  if (run.pages < kFillFrom || run.pages > kFillUpTo || pages(buddy_.dirty()) < kFillFrom) return;
+void RunSource::fill_large_from_dirty(Run run) {
+  if (run.pages > kFillUpTo || pages(buddy_.dirty()) < kFillFrom) return;
   if (const std::uint32_t pause = fill_pause_.load(std::memory_order_relaxed); pause != 0) {
     fill_pause_.store(pause - 1, std::memory_order_relaxed);
     return;
@@ -202,6 +200,7 @@ void RunSource::add(Run run, Isolated& isolated) {
 }
 
 void RunSource::purge(Isolated& isolated) {
+  if (isolated.count == 0) return;
   backing_.purge({isolated.runs.data(), isolated.count});
   for (std::size_t i = 0; i < isolated.count; ++i) {
     const Run run = isolated.runs[i];

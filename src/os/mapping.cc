@@ -95,9 +95,8 @@ Errno advise(void* address, std::size_t size, int advice) {
   return as_errno(uninterrupted_call(SYS_madvise, address, size, advice));
 }
 
-// Whether process_madvise(2) drops our own pages. Relaxed: any thread may find out again.
-enum class BatchedDiscard : unsigned char { unknown, works, refused };
-constinit std::atomic<BatchedDiscard> batched_discard{BatchedDiscard::unknown};
+// Whether process_madvise(2) does not drop our own pages. Relaxed: any thread may find out again.
+constinit std::atomic<bool> batched_discard_refused{false};
 
 // Drops ranges one call each, all of them whatever happens; the first error.
 Errno discard_each(const iovec* ranges, std::size_t count) {
@@ -109,22 +108,30 @@ Errno discard_each(const iovec* ranges, std::size_t count) {
   return first;
 }
 
-// Drops `count` disjoint ranges, changing the array as it goes.
+// Drops `count` disjoint ranges, changing the array as it goes: all of them whatever happens; the first error.
 Errno discard_batch(iovec* ranges, std::size_t count) {
+  Errno first = kOk;
+  const auto note = [&first](Errno error) {
+    if (first.ok()) first = error;
+  };
   while (count != 0) {
-    if (batched_discard.load(std::memory_order_relaxed) == BatchedDiscard::refused || count == 1) {
-      return discard_each(ranges, count);
+    if (batched_discard_refused.load(std::memory_order_relaxed) || count == 1) {
+      note(discard_each(ranges, count));
+      break;
     }
     const long result = system_call(SYS_process_madvise, kPidfdSelf, ranges, count, MADV_DONTNEED, 0);
+    // Refused: if the first range goes alone, the kernel does not do this at all; else the range is at fault (the program has
+    // locked some of it).
     if (result <= 0) {
-      // Either the kernel does not do this at all, or one range of these is at fault: one by one tells.
-      const Errno error = discard_each(ranges, count);
-      if (error.ok() && result != -EINTR && result != -EAGAIN && result != -ENOMEM) {
-        batched_discard.store(BatchedDiscard::refused, std::memory_order_relaxed);
+      const bool alone = advise(ranges->iov_base, ranges->iov_len, MADV_DONTNEED).ok();
+      if (!alone) note(discard(ranges->iov_base, ranges->iov_len));
+      if (alone && result != -EINTR && result != -EAGAIN && result != -ENOMEM) {
+        batched_discard_refused.store(true, std::memory_order_relaxed);
       }
-      return error;
+      ++ranges;
+      --count;
+      continue;
     }
-    batched_discard.store(BatchedDiscard::works, std::memory_order_relaxed);
     // The kernel stops short after 2 GiB, or where a range failed.
     auto done = static_cast<std::size_t>(result);
     while (count != 0 && done >= ranges->iov_len) {
@@ -137,7 +144,7 @@ Errno discard_batch(iovec* ranges, std::size_t count) {
       ranges->iov_len -= done;
     }
   }
-  return kOk;
+  return first;
 }
 
 }  // namespace

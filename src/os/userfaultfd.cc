@@ -133,11 +133,16 @@ Errno Userfaultfd::open() {
 Errno Userfaultfd::open_for_moves() {
   POLDER_CHECK(fd_ < 0, "userfaultfd is open already", fd_);
   if (!running_kernel_moves_safely()) return Errno(EOPNOTSUPP);
+  // Where huge pages come unasked, one beside the destination may stand in the way: nothing but the pagemap tells then.
+  if (huge_page_mode() == HugePageMode::unasked) {
+    if (const Errno error = pagemap_.open(); !error.ok()) return error;
+  }
   const long fd = system_call(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK | uffd::kUserModeOnly);
   uffd::Api api{uffd::kApiVersion, uffd::kFeatureMove, 0};
   const long result = fd < 0 ? fd : system_call(SYS_ioctl, fd, uffd::kIoctlApi, &api);
   if (result < 0) {
     if (fd >= 0) static_cast<void>(system_call(SYS_close, fd));
+    pagemap_.close();
     return result == -EINVAL ? Errno(EOPNOTSUPP) : as_errno(result);
   }
   fd_ = static_cast<int>(fd);
@@ -238,7 +243,7 @@ Presence Userfaultfd::presence(const void* page) {
 bool Userfaultfd::has_moved(const void* source, const void* destination) {
   const Presence left = presence(source);
   if (left != Presence::unknown || !only_moves_) return left == Presence::absent;
-  // Nobody else can have put a page there.
+  // Nobody else can have put a page there, as huge pages come only where they are asked for (open_for_moves()).
   return first_present(destination, kPageSize, 1).count == 1;
 }
 

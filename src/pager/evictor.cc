@@ -1,6 +1,5 @@
 #include "pager/evictor.h"
 
-#include <bit>
 #include <cerrno>
 #include <memory>
 

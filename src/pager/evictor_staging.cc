@@ -4,7 +4,6 @@
 #include <bit>
 #include <cerrno>
 
-#include "base/check.h"
 #include "os/mapping.h"
 #include "pager/evictor.h"
 
@@ -42,8 +41,11 @@ PageCount Evictor::stage_victims_locked() {
     if (!parts_.policy.choose(victim)) break;
     // A page of it that had been on its way arrived meanwhile.
     const auto is_same = [&](const Claim& claim) { return claim.victim.folio == victim.folio; };
-    if (std::any_of(claims.begin(), claims.begin() + number, is_same)) {
-      parts_.policy.arrived(victim.folio, victim.pages, Arrival::refused);
+    const auto claims_end = claims.begin() + number;
+    if (const auto same = std::find_if(claims.begin(), claims_end, is_same); same != claims_end) {
+      if (const std::uint32_t stayed = victim.pages & same->stayed; stayed != 0) {
+        parts_.policy.arrived(victim.folio, static_cast<PageMask>(stayed), Arrival::refused);
+      }
       continue;
     }
     claims[number] = claim_locked(victim);
@@ -66,13 +68,13 @@ PageCount Evictor::stage_victims_locked() {
     evicted += move_neighbours({first, next}, *cluster);
     first = next;
   }
+  if (number != 0) parts_.wakeups.pages_settled();
   if (cluster->count == 0) {
     parts_.staging.give_back(*cluster);
     return {};
   }
   see(*cluster);
   parts_.staging.enqueue(*cluster);
-  parts_.wakeups.pages_settled();
   count(parts_.statistics->reclaim.evictions, evicted.value);
   return evicted;
 }
@@ -148,18 +150,26 @@ void Evictor::move_stretch(std::span<const Claim> claims, Stretch stretch, Clust
   const PageId base = claims.front().first();
   const auto is_ours = [claims](std::uint32_t i) { return Claim::is_set(&Claim::ours, claims, i); };
   auto& [first, end, position] = stretch;
+  std::uint32_t limit = end;
   bool copied_on_write = false;
   while (first < end) {
+    if (first == limit) limit = end;
     char* const source = parts_.arena.address(PageId{base.value + first});
     char* const destination = parts_.staging.address(parts_.staging.number_of(cluster, position + first));
     const os::Progress progress =
-        parts_.uffd.move(destination, source, (end - first) * kPageSize, os::Userfaultfd::Wake::no);
+        parts_.uffd.move(destination, source, (limit - first) * kPageSize, os::Userfaultfd::Wake::no);
     const std::uint32_t done = static_cast<std::uint32_t>(progress.done / kPageSize);
     for (std::uint32_t i = first; i < first + done; ++i) {
       if (is_ours(i)) stage_page(PageId{base.value + i}, position + i, cluster);
     }
     first += done;
-    if (first >= end) break;
+    if (first >= limit) continue;
+    // Where one mapping ends and another begins all of it is refused, and where a part is locked: folio by folio then.
+    const std::uint32_t folio_end = (first / kPagesPerFolio + 1) * kPagesPerFolio;
+    if ((progress.error.code() == EINVAL || progress.error.code() == ENOENT) && limit > folio_end) {
+      limit = folio_end;
+      continue;
+    }
     // Plugged by an mlockall or for a service thread: nobody's bytes, as windows are not used twice.
     // Only while the page itself is seen where it was: what cannot be looked at is not thrown away.
     if (progress.error.code() == EEXIST &&

@@ -1,7 +1,7 @@
 // Keeps fills out of a folio while its pages are being moved to staging.
 //
-// One UFFDIO_MOVE takes a whole stretch of a folio, holes included. A page that was filled into a hole meanwhile would
-// be taken along unseen. The two sides therefore meet as in Dekker's algorithm, on sequentially consistent accesses:
+// One UFFDIO_MOVE takes a whole stretch of a folio, and of its neighbours whose gates are closed too, holes included. A page
+// that was filled into a hole meanwhile would be taken along unseen. The two sides therefore meet as in Dekker's algorithm, on sequentially consistent accesses:
 //
 //   evictor   close(folio), then read the words: leaves out every page that is `filling`
 //   pager     make the page `filling`, then ask closed(folio): if closed, undo and try again later

@@ -1,13 +1,11 @@
 #include "pager/provider.h"
 
 #include <algorithm>
-#include <bit>
 #include <cstring>
 
 #include "base/check.h"
 #include "base/message.h"
 #include "os/mapping.h"
-#include "os/thread.h"
 
 namespace polder {
 namespace {

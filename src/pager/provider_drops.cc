@@ -12,7 +12,7 @@ namespace polder {
 
 // Resident pages of native blocks on their way back to the kernel. Together, as the kernel flushes the TLB page by page
 // where it is about few pages, and beyond that all of it at once; where a hypervisor keeps shadow page tables, 16 pages take
-// 270 µs so, and 8 as one of 64 pieces (measured).
+// 380 µs so, and 8 as one of 64 pieces (measured).
 struct Provider::Drops {
   // So much takes half a millisecond, with the lock held.
   static constexpr PageCount kEnough{4 * kPagesPerBlock};

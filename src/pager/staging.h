@@ -2,7 +2,8 @@
 // stored. A page that is wanted in time is taken back for the price of a copy, and has told us that it is hot.
 //
 //   area      kMaxClusters clusters of kPositions page positions of address space. A folio's pages keep their offsets
-//             in one of the cluster's kFolios windows, so that one move serves the whole folio, holes included
+//             in one of the cluster's kFolios windows, so that one move serves the whole folio, holes included, and
+//             neighbours that have windows side by side
 //   cluster   empty ─► staged ─► writing ─► written | failed ─► empty (or staged again, with what could not be stored)
 //   order     staged clusters queue; the oldest is processed first: staging is the second chance's clock hand
 //   charge    every staged page stays charged until its staging page is discarded

@@ -275,7 +275,7 @@ std::uint64_t Buddy::dirty_fit_locked(std::uint64_t length, std::uint64_t alignm
   std::uint64_t best = kNowhere;
   std::uint64_t best_length = UINT64_MAX;
   std::uint64_t at = first_dirty_locked(0);
-  for (unsigned looks = 0; looks < kLooks && at < frontier_; ++looks) {
+  for (unsigned looks = 0; looks < kLooks && at < frontier_ && best_length != length; ++looks) {
     const std::uint64_t end = next_locked(&Leaf::dirty, kClear, at, frontier_);
     const std::uint64_t first = round_up(at, alignment);
     if (first + length <= end && end - at < best_length) {

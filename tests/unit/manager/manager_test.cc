@@ -2,10 +2,12 @@
 // evicted, read back, freed and forked while every byte is checked.
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <cerrno>
 #include <cstring>
 #include <deque>
@@ -422,6 +424,31 @@ TEST_P(ManagerTest, LockedMemoryCanBeFreedAndPurged) {
   EXPECT_GT(manager_->heap().trim(cache_).value, 0U);
   auto* const block = static_cast<unsigned char*>(manager_->heap().allocate_zeroed(cache_, 4 * kMiB));
   for (std::size_t i = 0; i < 4 * kMiB; i += 64) ASSERT_EQ(block[i], 0);
+}
+
+// Where mappings begin and end no move goes across: what is beside a locked page leaves all the same.
+TEST_P(ManagerTest, ALockedPageKeepsItsNeighboursForNobody) {
+  start(32 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 16; ++i) {
+    objects.push_back(make(kMiB, i));
+    // Sanitizers intercept mlock and do nothing.
+    ASSERT_EQ(syscall(SYS_mlock, objects.back().bytes + kMiB / 2, kPageSize), 0);
+  }
+  std::vector<Object> others;
+  for (std::uint64_t i = 0; i < 64; ++i) others.push_back(make(kMiB, 100 + i));
+  for (const Object& other : others) ASSERT_TRUE(holds(other));
+  std::size_t there = 0;
+  os::Pagemap pagemap;
+  ASSERT_TRUE(pagemap.open().ok());
+  for (const Object& object : objects) {
+    std::uint64_t present[kMiB / kPageSize / 64] = {};
+    ASSERT_TRUE(pagemap.scan_present(object.bytes, kMiB, present).ok());
+    for (const std::uint64_t word : present) there += static_cast<unsigned>(std::popcount(word));
+  }
+  EXPECT_GE(there, objects.size());
+  EXPECT_LE(there, 2 * objects.size());
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
 }
 
 TEST_P(ManagerTest, ALoweredLimitHoldsWhenTheCallReturns) {
