@@ -48,10 +48,10 @@ bool register_exit(ThreadCache* cache) { return exit_key_ready() && pthread_sets
 // The main thread's cache from when its TLS was about to be overwritten with its initial contents (runtime/early_tls.cc).
 // Used by that thread alone, before any other exists.
 constinit ThreadCache* early_cache = nullptr;
-constinit bool constructed = false;
+constinit std::atomic<bool> constructed{false};  // relaxed: all that a thread that misses it loses is time
 
 ThreadCache* create_or_find_cache(Heap& heap) {
-  if (constructed) return heap.create_cache();
+  if (constructed.load(std::memory_order_relaxed)) return heap.create_cache();
   if (early_cache == nullptr) early_cache = heap.create_cache();
   return early_cache;
 }
@@ -61,7 +61,10 @@ ThreadCache* create_cache() {
   state.phase = ThreadPhase::creating;
   Manager& manager = start_manager();
   Heap& heap = manager.heap();
-  const bool main_thread = os::thread_id() == os::process_id();
+  // Once everything is constructed it is like any other; to ask takes two system calls.
+  const bool early =
+      !constructed.load(std::memory_order_relaxed) || exit_key_state.load(std::memory_order_acquire) != kKeyReady;
+  const bool main_thread = early && os::thread_id() == os::process_id();
   ThreadCache* const cache = main_thread ? create_or_find_cache(heap) : heap.create_cache();
   if (cache == nullptr) {
     state.phase = ThreadPhase::fresh;  // tried again when there is memory
@@ -96,7 +99,7 @@ ThreadCache* present_cache() {
 
 void prepare_thread_exit() {
   const ThreadState& state = thread_state;
-  constructed = true;
+  constructed.store(true, std::memory_order_relaxed);
   if (exit_key_ready() && state.phase == ThreadPhase::caching) register_exit(state.cache);
 }
 

@@ -113,7 +113,9 @@ void Manager::thread_begins() {
   }
 }
 
-void Manager::thread_ends() { pager_.thread_cpus().forget(os::thread_id()); }
+void Manager::thread_ends() {
+  if (const volatile std::uint32_t* word = os::current_cpu_word(); word != nullptr) pager_.thread_cpus().forget(word);
+}
 
 void Manager::program_discard(void* address, std::size_t size) {
   const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(address);

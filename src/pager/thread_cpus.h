@@ -31,7 +31,19 @@ class ThreadCpus {
     entry->thread.store(thread, std::memory_order_release);  // pairs with the acquire in find
   }
 
-  void forget(std::uint32_t thread) { find(thread, kNobody); }
+  // The thread whose word that is, which knows its word without a system call, but not its id; also those that ended and
+  // had it before.
+  void forget(const volatile std::uint32_t* cpu_word) {
+    for (Table* table = tables_.load(std::memory_order_acquire); table != nullptr; table = table->next) {
+      for (Entry& entry : table->entries) {
+        std::uint32_t thread = entry.thread.load(std::memory_order_acquire);
+        const bool known = thread != kNobody && thread != kClaimed;
+        if (known && entry.cpu_word.load(std::memory_order_relaxed) == cpu_word) {
+          entry.thread.compare_exchange_strong(thread, kNobody);
+        }
+      }
+    }
+  }
 
   // The CPU that the thread, blocked in a fault, left; false when unknown.
   bool cpu_of(std::uint32_t thread, std::uint32_t* cpu) {

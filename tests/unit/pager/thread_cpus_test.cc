@@ -35,7 +35,7 @@ TEST_F(ThreadCpusTest, ReadsTheWordThatAThreadAnnounced) {
   word = 1;
   EXPECT_EQ(cpu_of(100), 1);
   EXPECT_EQ(cpu_of(101), -1);
-  cpus_.forget(100);
+  cpus_.forget(&word);
   EXPECT_EQ(cpu_of(100), -1);
 }
 
@@ -45,7 +45,9 @@ TEST_F(ThreadCpusTest, KnowsTheLastWordOfAThreadWhoseIdComesAgain) {
   cpus_.note(100, &first);
   cpus_.note(100, &second);
   EXPECT_EQ(cpu_of(100), 2);
-  cpus_.forget(100);
+  cpus_.forget(&first);
+  EXPECT_EQ(cpu_of(100), 2);
+  cpus_.forget(&second);
   EXPECT_EQ(cpu_of(100), -1);
 }
 
@@ -57,10 +59,10 @@ TEST_F(ThreadCpusTest, GrowsWithThreadsAndNotWithTheirNumberOverTime) {
   }
   for (std::uint32_t i = 0; i < words.size(); ++i) EXPECT_EQ(cpu_of(i + 1), static_cast<int>(i));
   const PageCount charged = budget_.charged();
-  for (std::uint32_t i = 0; i < words.size(); ++i) cpus_.forget(i + 1);
+  for (std::uint32_t i = 0; i < words.size(); ++i) cpus_.forget(&words[i]);
   for (std::uint32_t thread = 2000; thread < 200'000; ++thread) {
     cpus_.note(thread, &words[7]);
-    cpus_.forget(thread);
+    cpus_.forget(&words[7]);
   }
   EXPECT_EQ(budget_.charged(), charged);
 }
@@ -75,7 +77,7 @@ TEST_F(ThreadCpusTest, FollowsThreadsThatComeAndGoTogether) {
         const std::uint32_t id = round * 8 + own;
         cpus_.note(id, &words[own]);
         EXPECT_EQ(cpu_of(id), static_cast<int>(own));
-        cpus_.forget(id);
+        cpus_.forget(&words[own]);
         EXPECT_EQ(cpu_of(id), -1);
       }
     });
