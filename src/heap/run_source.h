@@ -5,9 +5,11 @@
 //          at most three of the largest and an eighth above, since pieces smaller than what is wanted are of no use; what is
 //          dirty alone stays below what is in use, or 128 MiB. Whoever allocates or frees beyond that purges. The highest
 //          tide sinks with time
-//   slack  where purging small pieces takes more than a 64th of the time, the bound is higher by up to 4 MiB (and threads
-//          keep spans of up to half of that, which are in use here); it sinks with time too
-//   fill   where what is dirty is of no use because it lies in pieces, its pages move into the new run that is wanted
+//   slack  where purging and moving small pieces takes more than a 64th of the time, the bound is higher by up to 4 MiB or a
+//          twelfth of the highest tide (and threads keep spans of up to half of that, which are in use here); it sinks with
+//          time too
+//   fill   where what is dirty is of no use because it lies in pieces, and the bound has no room, its pages move into the new
+//          run that is wanted
 //   decay  how much of what is dirty the program needs shows at the lowest tide: pages that were dirty at every moment of
 //          the last quarter of a second were not missed. Whoever frees then purges half of them
 #pragma once
@@ -89,6 +91,7 @@ class RunSource final : public FreePages {
   void add(Run run, Isolated& isolated);
   void purge(Isolated& isolated);
   Purged purge_down_to(GranuleCount target);
+  GranuleCount bound() const;
   void keep_bound(GranuleCount used, GranuleCount dirty);
   void note_purging(std::uint64_t ns);
   void fill_large_from_dirty(Run run);

@@ -16,6 +16,9 @@ constexpr std::uint64_t kRoom = 16;
 // How many places are passed by in the search for one that is wholly clean, or wholly dirty.
 constexpr unsigned kLooks = 64;
 
+// So few dirty granules are not worth a search for the place that holds the most of them.
+constexpr std::uint64_t kFewDirty = 8;
+
 // Marks the length of a room, which lies behind a run's end.
 constexpr std::uint32_t kRoomBit = std::uint32_t{1} << 31;
 
@@ -287,6 +290,34 @@ std::uint64_t Buddy::dirty_fit_locked(std::uint64_t length, std::uint64_t alignm
   return best;
 }
 
+// Where the most of the granules is dirty, of the places that begin or end with a stretch of such.
+std::uint64_t Buddy::dirtiest_fit_locked(std::uint64_t length, std::uint64_t alignment) const {
+  std::uint64_t best = kNowhere;
+  std::uint64_t most = 0;
+  const auto look = [&](std::uint64_t first) POLDER_REQUIRES(mutex_) {
+    if (first % alignment != 0 || first + length > frontier_ ||
+        next_used_locked(first, first + length) != first + length)
+      return;
+    std::uint64_t dirty = 0;
+    for (std::uint64_t at = next_dirty_locked(first, first + length); at != first + length;) {
+      const std::uint64_t end = next_locked(&Leaf::dirty, kClear, at, first + length);
+      dirty += end - at;
+      at = next_dirty_locked(end, first + length);
+    }
+    if (dirty <= most) return;
+    best = first;
+    most = dirty;
+  };
+  std::uint64_t at = first_dirty_locked(0);
+  for (unsigned looks = 0; looks < kLooks && at < frontier_; ++looks) {
+    const std::uint64_t end = next_locked(&Leaf::dirty, kClear, at, frontier_);
+    look(at);
+    if (end >= length) look(end - length);
+    at = first_dirty_locked(end);
+  }
+  return best;
+}
+
 // The same, aligned.
 std::uint64_t Buddy::aligned_fit_locked(std::uint64_t from, std::uint64_t length, std::uint64_t alignment) {
   std::uint64_t found = first_fit_locked(from, length);
@@ -335,6 +366,8 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
   const std::uint64_t length = granules.value;
   std::uint64_t first = kNowhere;
   if (fit != Fit::clean) first = dirty_fit_locked(length, alignment.value);
+  if (first == kNowhere && fit == Fit::tight && dirty().value >= kFewDirty)
+    first = dirtiest_fit_locked(length, alignment.value);
   if (first == kNowhere && fit == Fit::roomy) first = roomy_fit_locked(length, alignment.value);
   if (fit == Fit::clean) {
     first = clean_fit_locked(rounded(length), alignment.value);

@@ -9,6 +9,8 @@
 //               double, at a bound of 3 MB above the live peak: 56 thousand faults, and a hundred thousand pages moved; by
 //               first fit whatever its pages are, 74 and 380 thousand, and 1.5 to 2 times the time where the machine is
 //               itself virtual and a change to page tables expensive)
+//   dirtiest    where no stretch is long enough, but there are some: the place that holds the most of them, of those that
+//               begin or end with a stretch
 //   first fit   else the run at the lowest address that is long enough. What is used and what is dirty stays together at low
 //               addresses that way
 //   room        free, clean granules behind a run that is likely to grow, kept for it: costs address space only
@@ -58,9 +60,9 @@ class Buddy {
   // What of it is touched when so many granules are in use.
   static std::size_t metadata_bytes_in_use(GranuleCount granules);
 
-  // tight: dirty first, else first fit. roomy: dirty first, else the beginning of a free run of up to 16 times the size, for
-  // what grows step by step. clean: no page of it is resident, for pages to be moved into. Roomy and clean runs get room up
-  // to the next power of two.
+  // tight: dirty first, else the dirtiest, else first fit. roomy: dirty first, else the beginning of a free run of up to 16
+  // times the size, for what grows step by step. clean: no page of it is resident, for pages to be moved into. Roomy and
+  // clean runs get room up to the next power of two.
   enum class Fit : unsigned char { tight, roomy, clean };
   // Takes `granules` consecutive granules, aligned to `alignment` granules (a power of two). Empty when no free run is
   // large enough.
@@ -165,6 +167,7 @@ class Buddy {
       POLDER_REQUIRES(mutex_);
   std::uint64_t first_dirty_locked(std::uint64_t from) const POLDER_REQUIRES(mutex_);
   std::uint64_t dirty_fit_locked(std::uint64_t length, std::uint64_t alignment) const POLDER_REQUIRES(mutex_);
+  std::uint64_t dirtiest_fit_locked(std::uint64_t length, std::uint64_t alignment) const POLDER_REQUIRES(mutex_);
   std::uint64_t clean_fit_locked(std::uint64_t length, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
   std::uint64_t roomy_fit_locked(std::uint64_t length, std::uint64_t alignment) POLDER_REQUIRES(mutex_);
 

@@ -140,6 +140,38 @@ TEST(RunSource, PurgingThatTakesTimeIsRarerAndAgainWhenItDoesNot) {
   heap.expect_empty();
 }
 
+// Large runs come and go between others, and rarely fit where the last ones were. Only moving takes time.
+TEST(RunSource, MovingThatTakesTimeIsRarer) {
+  static const FakeBacking* mover;
+  static std::uint64_t ns_a_page;
+  mover = nullptr;
+  ns_a_page = 0;
+  HeapInstance heap(1024 * kMiB, FakeBacking::Memory::real,
+                    [] { return mover == nullptr ? 1 : 1 + ns_a_page * mover->recycled(); });
+  mover = &heap.backing();
+  ThreadCache* const none = ThreadCache::empty();
+  std::mt19937 random(1);
+  std::vector<void*> all(32);
+  const auto moved_by = [&](int replacements) {
+    const std::uint64_t before = heap.backing().recycled();
+    for (int i = 0; i < replacements; ++i) {
+      void*& each = all[random() % all.size()];
+      if (each != nullptr) heap->free(none, each);
+      each = heap->allocate(none, (std::size_t{64} << 10) << random() % 6);
+    }
+    return heap.backing().recycled() - before;
+  };
+  static_cast<void>(moved_by(500));
+  const std::uint64_t often = moved_by(2000);
+  EXPECT_GT(often, 1000U);
+  ns_a_page = 10'000;
+  static_cast<void>(moved_by(2000));
+  EXPECT_LT(moved_by(2000), often / 4);
+  for (void* const each : all) heap->free(none, each);
+  heap->verify();
+  heap.expect_empty();
+}
+
 TEST(RunSource, WhatWasDirtyAllTheTimeIsPurgedBitByBit) {
   static std::uint64_t now = 1;
   HeapInstance heap(256 * kMiB, FakeBacking::Memory::real, [] { return now; });

@@ -54,21 +54,15 @@ TEST(Buddy, HandsOutATailOfAnyLength) {
   EXPECT_EQ(buddy->statistics().free.value, 0U);
 }
 
-TEST(Buddy, TakesTheLowestThatIsLongEnoughWhereNothingDirtyIs) {
+TEST(Buddy, TakesTheLowestThatIsLongEnoughWhereNothingIsDirty) {
   Instance buddy(2 * kBlock);
   std::vector<std::int64_t> all;
   for (int i = 0; i < 64; ++i) all.push_back(buddy.take(100));
-  buddy.give(all[40], 100, Contents::dirty);
-  buddy.give(all[10], 100, Contents::clean);
-  buddy.give(all[11], 100, Contents::dirty);
+  for (const std::size_t i : {40U, 10U, 11U}) buddy.give(all[i], 100, Contents::clean);
   EXPECT_EQ(buddy.take(150), 1000);
-  const std::optional<Buddy::Taken> rest = buddy->allocate({50});
-  ASSERT_TRUE(rest);
-  EXPECT_EQ(rest->first.value, 1150U);
-  EXPECT_TRUE(rest->dirty);
-  EXPECT_EQ(buddy.take(101), 6400);  // 4000 is too short
+  EXPECT_EQ(buddy.take(101), 6400);  // 1150 and 4000 are too short
+  EXPECT_EQ(buddy.take(50), 1150);
   EXPECT_EQ(buddy.take(100), 4000);
-  EXPECT_EQ(buddy->dirty().value, 0U);
   buddy->verify();
 }
 
@@ -132,10 +126,28 @@ TEST(Buddy, UsesTheShortestDirtyStretchFirst) {
   EXPECT_EQ(buddy.take(8, 8), borders[1] + 2);
   EXPECT_EQ(buddy.take(9, 1, Buddy::Fit::roomy), borders[1] + 10);
   EXPECT_EQ(buddy.take(2, 1, Buddy::Fit::roomy), borders[1]);
-  EXPECT_EQ(buddy.take(42), borders[4] + 1);  // one more than is left
+  EXPECT_EQ(buddy.take(42, 1, Buddy::Fit::roomy), borders[4] + 1);  // one more than is left
   EXPECT_EQ(buddy.take(41), borders[1] + 19);
   EXPECT_EQ(buddy.take(8), borders[3] + 4);
   EXPECT_EQ(buddy->dirty().value, 0U);
+  buddy->verify();
+}
+
+TEST(Buddy, UsesThePlaceThatHoldsMostOfWhatIsDirtyWhereNoStretchIsLongEnough) {
+  Instance buddy(1024);
+  const std::int64_t clean = buddy.take(20);
+  const std::int64_t runs[] = {buddy.take(4), buddy.take(1), buddy.take(6),
+                               buddy.take(8), buddy.take(1), buddy.take(5)};
+  buddy.give(clean, 20, Contents::clean);
+  buddy.give(runs[0], 4, Contents::dirty);  // behind 20 that are clean
+  buddy.give(runs[2], 6, Contents::clean);
+  buddy.give(runs[3], 8, Contents::dirty);  // behind six that are
+  buddy.give(runs[5], 5, Contents::dirty);  // before all that were never used
+  EXPECT_EQ(buddy.take(9, 16), 0);          // nothing dirty can be had there
+  EXPECT_EQ(buddy.take(9), runs[3] - 1);
+  EXPECT_EQ(buddy.take(9), runs[5]);
+  EXPECT_EQ(buddy.take(9), 9);  // the lowest: the four that are left are too few to look for
+  EXPECT_EQ(buddy->dirty().value, 4U);
   buddy->verify();
 }
 
@@ -350,7 +362,6 @@ class Model {
 
   // The place for it in the shortest dirty stretch that is long enough, of the lowest 64, or the number of granules.
   std::uint64_t dirty_fit(std::uint64_t granules, std::uint64_t alignment) const {
-    const auto is_dirty_at = [this](std::uint64_t i) { return i < owned_.size() && !owned_[i] && dirty_[i]; };
     std::uint64_t best = owned_.size();
     std::uint64_t best_length = owned_.size() + 1;
     unsigned stretches = 0;
@@ -364,6 +375,31 @@ class Model {
         best = start;
         best_length = i - stretch;
       }
+    }
+    return best;
+  }
+  // From eight dirty granules on: of the places below `frontier` that begin or end with one of the 64 lowest dirty stretches, the first that holds most
+  // dirty granules, or the number of granules.
+  std::uint64_t dirtiest_fit(std::uint64_t granules, std::uint64_t alignment, std::uint64_t frontier) const {
+    std::uint64_t best = owned_.size();
+    std::uint64_t most = 0;
+    std::uint64_t all = 0;
+    for (std::uint64_t i = 0; i < owned_.size(); ++i) all += is_dirty_at(i);
+    if (all < 8) return best;
+    const auto look = [&](std::uint64_t first) {
+      if (first % alignment != 0 || first + granules > frontier || !is_free(first, granules)) return;
+      std::uint64_t dirty = 0;
+      for (std::uint64_t i = first; i < first + granules; ++i) dirty += dirty_[i];
+      if (dirty > most) best = first;
+      most = std::max(most, dirty);
+    };
+    unsigned stretches = 0;
+    for (std::uint64_t i = 0; i < frontier && stretches < 64; ++i) {
+      if (!is_dirty_at(i)) continue;
+      look(i);
+      while (is_dirty_at(i)) ++i;
+      ++stretches;
+      if (i >= granules) look(i - granules);
     }
     return best;
   }
@@ -402,6 +438,8 @@ class Model {
   }
 
  private:
+  bool is_dirty_at(std::uint64_t i) const { return i < owned_.size() && !owned_[i] && dirty_[i]; }
+
   std::vector<bool> owned_;
   std::vector<bool> dirty_;
 };
@@ -437,6 +475,7 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
       const auto fit =
           random() % 4 == 0 ? (random() % 2 == 0 ? Buddy::Fit::roomy : Buddy::Fit::clean) : Buddy::Fit::tight;
       const std::uint64_t before = buddy->allocated().value;
+      const std::uint64_t dirtiest = model.dirtiest_fit(granules, alignment, buddy->statistics().frontier.value);
       const std::optional<Buddy::Taken> taken = buddy->allocate({granules}, {alignment}, fit);
       const std::uint64_t lowest = model.first_fit(granules, alignment);
       ASSERT_EQ(taken.has_value(), lowest != shape.granules) << granules << " aligned to " << alignment;
@@ -446,7 +485,7 @@ TEST_P(BuddyModelTest, AgreesWithTheModel) {
       if (fit != Buddy::Fit::clean && dirty != shape.granules) {
         ASSERT_EQ(taken->first.value, dirty);
       } else if (fit == Buddy::Fit::tight) {
-        ASSERT_EQ(taken->first.value, lowest);
+        ASSERT_EQ(taken->first.value, dirtiest != shape.granules ? dirtiest : lowest);
       }
       if (fit == Buddy::Fit::tight) {
         ASSERT_EQ(length, granules);
