@@ -2,6 +2,7 @@
 
 #include <cstring>
 
+#include "runtime/control.h"
 #include "runtime/foreign.h"
 #include "runtime/unevictable.h"
 
@@ -23,6 +24,7 @@ void* reallocate_by_copy(void* pointer, std::size_t old_size, std::size_t size) 
 void* allocate_slow(std::size_t size) {
   if (size > kLargestRequest) return nullptr;
   if (serves_unevictable()) return allocate_unevictable(size, kDefaultAlignment);
+  attend();
   ThreadCache* const cache = own_cache();
   return running_manager().heap().allocate(cache, size);
 }
@@ -42,6 +44,7 @@ void release_slow(void* pointer) {
 void* allocate_aligned(std::size_t size, std::size_t alignment) {
   if (size > kLargestRequest || alignment > kLargestRequest - size) return nullptr;
   if (serves_unevictable()) return allocate_unevictable(size, alignment);
+  attend();
   ThreadCache* const cache = own_cache();
   return running_manager().heap().allocate_aligned(cache, size, alignment);
 }
@@ -49,6 +52,7 @@ void* allocate_aligned(std::size_t size, std::size_t alignment) {
 void* allocate_zeroed(std::size_t size) {
   if (size > kLargestRequest) return nullptr;
   if (serves_unevictable()) return allocate_unevictable(size, kDefaultAlignment);
+  attend();
   ThreadCache* const cache = own_cache();
   return running_manager().heap().allocate_zeroed(cache, size);
 }
@@ -59,6 +63,7 @@ void* reallocate(void* pointer, std::size_t size) {
     ThreadCache* const cache = own_cache();
     Heap& heap = running_manager().heap();
     if (serves_unevictable()) return reallocate_by_copy(pointer, heap.usable_size(pointer), size);
+    attend();
     return heap.reallocate(cache, pointer, size);
   }
   if (!is_unevictable(pointer)) return reallocate_foreign(pointer, size);

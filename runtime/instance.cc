@@ -10,6 +10,7 @@
 #include "os/mapping.h"
 #include "os/mutex.h"
 #include "os/thread.h"
+#include "runtime/control.h"
 #include "runtime/environment.h"
 #include "runtime/foreign.h"
 #include "runtime/fork.h"
@@ -75,6 +76,7 @@ void take_options(const char* text, ManagerOptions& chosen) {
   chosen.swap_bytes = options.swap_size;
   chosen.io = options.io;
   chosen.policy = options.policy;
+  chosen.watermark_scale = static_cast<std::uint32_t>(options.watermark_scale);
   chosen.statistics = map_statistics(options);
   chosen.hardening = options.hardened ? Hardening::on : Hardening::off;
 }
@@ -85,11 +87,13 @@ void build() {
   ManagerOptions manager_options{
       .enter_unevictable = UnevictableScope::enter,
       .leave_unevictable = UnevictableScope::leave,
+      .attend = attend_on_reclaimer,
   };
   if (const char* const text = find_configuration(); text != nullptr) take_options(text, manager_options);
   Manager& manager = *new (internal::manager_storage.bytes) Manager(manager_options);
   arena_pointers = manager.heap().pointers();
   install_fork_handlers();
+  open_control();
 }
 
 }  // namespace

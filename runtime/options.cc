@@ -174,6 +174,12 @@ bool within_limits(const Options& options, Writer<sizeof(OptionProblem::option)>
     why.size(options.swap_size).text(" is below the minimum of ").size(kMinimumSwap);
     return false;
   }
+  if (options.watermark_scale < kLeastWatermarkScale || options.watermark_scale > kMostWatermarkScale) {
+    name.text("watermark-scale");
+    why.number(options.watermark_scale).text(" is not between ").number(kLeastWatermarkScale);
+    why.text(" and ").number(kMostWatermarkScale);
+    return false;
+  }
   if (options.swap_dir.empty()) {
     name.text("swap-dir");
     why.text("is empty");

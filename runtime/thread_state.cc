@@ -9,8 +9,11 @@
 
 namespace polder::runtime {
 
-POLDER_THREAD_LOCAL constinit thread_local ThreadState thread_state{
-    .cache = ThreadCache::empty(), .set_aside = nullptr, .phase = ThreadPhase::fresh, .unevictable = 0};
+POLDER_THREAD_LOCAL constinit thread_local ThreadState thread_state{.cache = ThreadCache::empty(),
+                                                                    .set_aside = nullptr,
+                                                                    .phase = ThreadPhase::fresh,
+                                                                    .followed = false,
+                                                                    .unevictable = 0};
 
 namespace {
 
@@ -20,6 +23,18 @@ constinit pthread_key_t exit_key = 0;
 enum KeyState : std::uint32_t { kNoKey, kCreatingKey, kKeyReady, kKeyRefused };
 constinit std::atomic<std::uint32_t> exit_key_state{kNoKey};
 
+void follow_under_limit(ThreadState& state) {
+  if (state.followed || running_manager().memory_limit() == 0) return;
+  state.followed = true;
+  running_manager().thread_begins();
+}
+
+void end_following(ThreadState& state) {
+  if (!state.followed) return;
+  state.followed = false;
+  running_manager().thread_ends();
+}
+
 void retire(void*) {
   ThreadState& state = thread_state;
   if (state.phase != ThreadPhase::caching) return;
@@ -27,7 +42,7 @@ void retire(void*) {
   ThreadCache* const cache = state.cache;
   state.cache = ThreadCache::empty();
   state.phase = ThreadPhase::retired;
-  running_manager().thread_ends();
+  end_following(state);
   running_manager().heap().destroy_cache(cache);
 }
 
@@ -72,13 +87,13 @@ ThreadCache* create_cache() {
   }
   state.cache = cache;
   state.phase = ThreadPhase::caching;
-  manager.thread_begins();
+  follow_under_limit(state);
   if (main_thread && exit_key_state.load(std::memory_order_acquire) != kKeyReady) return cache;
   if (!register_exit(cache)) {
     // Nobody would flush it: the thread does without.
     state.cache = ThreadCache::empty();
     state.phase = ThreadPhase::retired;
-    manager.thread_ends();
+    end_following(state);
     manager.heap().destroy_cache(cache);
   }
   return state.cache;
@@ -87,8 +102,9 @@ ThreadCache* create_cache() {
 }  // namespace
 
 ThreadCache* own_cache() {
-  const ThreadState& state = thread_state;
+  ThreadState& state = thread_state;
   if (state.phase == ThreadPhase::fresh && state.unevictable == 0) return create_cache();
+  if (state.phase == ThreadPhase::caching) follow_under_limit(state);  // the limit may be new
   return state.cache;
 }
 

@@ -6,6 +6,7 @@
 //   phase        fresh → creating → caching → retired. Threads begin fresh (memory comes from the loader's TLS image); the
 //                first slow path makes the cache; the pthread key's destructor flushes it at thread exit. What later
 //                destructors allocate and free goes to the heap's central lists directly
+//   followed     the pager knows where the thread runs: from its first slow path under a limit on, as that takes a system call
 //   unevictable  how many UnevictableScopes are open: the thread's allocations come from the metadata pool while not 0
 //
 // Owned by its thread alone; no locks.
@@ -24,6 +25,7 @@ struct ThreadState {
   ThreadCache* cache;
   ThreadCache* set_aside;  // the cache, while a scope hides it
   ThreadPhase phase;
+  bool followed;
   std::uint32_t unevictable;
 };
 

@@ -57,7 +57,7 @@ const char* polder_version(void) POLDER_NOEXCEPT;
 /*
  * Sets how much memory the heap may keep resident, its own state included; 0 means no limit. A higher limit takes effect
  * at once. A lower one too for everything allocated from now on, and the call blocks until what is resident fits it. It
- * replaces the limit that the process was started with.
+ * replaces the limit that the process was started with, as `polder limit` does from outside.
  *
  * Returns 0, or an error number (errno keeps its value):
  *   EINVAL     below the minimum of 8 MiB, or less than the heap needs for its own state by now; nothing changed

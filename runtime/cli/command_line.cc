@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -27,8 +28,6 @@ constexpr OptionSpec kOptions[] = {
   {name, #type, #default_value, argument, help},
 #include "runtime/options.inc"
 };
-
-constexpr const char kSizeForm[] = "a number of bytes or with a unit, as in 64M, 1.5G or 512K";
 
 constexpr OptionSpec kStats = {"stats", "string", "\"\"", "FILE",
                                "When the command has ended, write what it did to FILE as JSON: of the command itself, "
@@ -57,6 +56,13 @@ std::string checked_value(const OptionSpec& option, const std::string& value) {
     return absl::StrCat(size.value);
   }
   if (value.empty()) fail(kStatusUsage, absl::StrCat("--", option.name, " needs a value that is not empty"));
+  if (option.type == "number") {
+    std::uint64_t number = 0;
+    if (!absl::SimpleAtoi(value, &number)) {
+      fail(kStatusUsage, absl::StrCat("--", option.name, " '", value, "' is not a number"));
+    }
+    return absl::StrCat(number);
+  }
   if (option.type != "string") {
     const auto allowed = choices(option);
     if (std::find(allowed.begin(), allowed.end(), value) == allowed.end()) {
@@ -92,6 +98,7 @@ std::string default_text(const OptionSpec& option) {
     return std::string(quoted.substr(1, quoted.size() - 2));
   }
   if (option.type == "flag") return option.default_value == "true" ? "1" : "0";
+  if (option.type == "number") return std::string(option.default_value);
   if (option.type == "size") return option.default_value == "0" ? "" : std::string(option.default_value);
   const auto allowed = choices(option);
   if (allowed.size() == 1) return "";
@@ -174,6 +181,14 @@ RunRequest parse_run(const std::vector<char*>& arguments) {
     fail(kStatusUsage, absl::StrCat("--memory ", limit, " is below the minimum of ", runtime::kMinimumLimit >> 20,
                                     "M (", runtime::kMinimumLimit, " bytes)"));
   }
+  if (const std::string* const text = request.find("watermark-scale"); text != nullptr) {
+    std::uint64_t scale = 0;
+    if (!absl::SimpleAtoi(*text, &scale) || scale < runtime::kLeastWatermarkScale ||
+        scale > runtime::kMostWatermarkScale) {
+      fail(kStatusUsage, absl::StrCat("--watermark-scale ", *text, " is not between ", runtime::kLeastWatermarkScale,
+                                      " and ", runtime::kMostWatermarkScale));
+    }
+  }
   const std::uint64_t swap = request.size("swap-size");
   if (swap != 0 && swap < runtime::kMinimumSwap) {
     fail(kStatusUsage, absl::StrCat("--swap-size ", swap, " is below the minimum of ", runtime::kMinimumSwap >> 10,
@@ -205,9 +220,25 @@ std::string main_help() {
          "\n"
          "  polder run [OPTION…] [--] COMMAND [ARGUMENT…]\n"
          "        Run COMMAND with its heap inside a memory limit; what does not fit goes to a swap file.\n"
+         "  polder limit PID SIZE\n"
+         "        Change the limit of a process that runs so, up or down, 0 for none; wait until it fits.\n"
          "  polder doctor [--swap-dir DIR]\n"
          "        Say what this machine allows, what is missing and how to get it.\n"
-         "  polder --help, polder run --help, polder --version\n";
+         "  polder --help, polder run --help, polder limit --help, polder --version\n";
+}
+
+std::string limit_help() {
+  return absl::StrCat(
+      "polder limit PID SIZE\n"
+      "\n"
+      "Changes the memory limit of a process that runs on this heap, however it was started: up or down, or to none\n"
+      "with 0; and waits until what is resident fits. A process that has not paged yet takes the change up when it\n"
+      "next allocates, and its children keep it.\n"
+      "\n"
+      "For root and the process's own user; where /proc/sys/kernel/yama/ptrace_scope is not 0, for root.\n",
+      "SIZE is ", kSizeForm, ", at least ", runtime::kMinimumLimit >> 20, "M.\n",
+      "\nExit status: 0 when the limit is in force and kept, 1 when it is not yet, ", kStatusUsage,
+      " when nothing changed.\n");
 }
 
 std::string run_help() {

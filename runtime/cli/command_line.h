@@ -9,6 +9,8 @@
 
 namespace polder::cli {
 
+inline constexpr const char kSizeForm[] = "a number of bytes or with a unit, as in 64M, 1.5G or 512K";
+
 struct RunRequest {
   // POLDER_CONF's keys and values, for the options that were given, each once, sizes in bytes.
   std::vector<std::pair<std::string, std::string>> settings;
@@ -31,6 +33,7 @@ std::string preload_configuration(const RunRequest& request);
 
 std::string main_help();
 std::string run_help();
+std::string limit_help();
 
 // The default of an option as its table has it.
 std::string option_default(const std::string& name);

@@ -1,4 +1,4 @@
-// `polder`: runs a command under the preload library, and says what the machine allows.
+// `polder`: runs a command under the preload library, changes its limit, and says what the machine allows.
 #include <cstdio>
 #include <exception>
 #include <vector>
@@ -8,6 +8,7 @@
 #include "runtime/cli/command_line.h"
 #include "runtime/cli/doctor.h"
 #include "runtime/cli/failure.h"
+#include "runtime/cli/limit.h"
 #include "runtime/cli/run.h"
 
 namespace polder::cli {
@@ -21,6 +22,7 @@ int dispatch(const std::vector<char*>& words) {
   const absl::string_view verb = words.front();
   const std::vector<char*> rest(words.begin() + 1, words.end());
   if (verb == "run") return run(rest);
+  if (verb == "limit") return limit(rest);
   if (verb == "doctor") return doctor(rest);
   if (verb == "--help" || verb == "-h" || verb == "help") {
     std::fputs(main_help().c_str(), stdout);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "os/mapping.h"
+
 namespace polder {
 
 namespace {
@@ -21,13 +23,14 @@ constexpr std::uint64_t kLargestSlackRuns = 3;
 // Every so often both tides are looked at; the highest sinks by a part of the difference.
 constexpr std::uint64_t kTideNs = 250'000'000;
 constexpr std::uint64_t kSinkingPart = 8;
-// In that time, in purging and moving small pieces, all threads together and whatever they waited for: the slack doubles. To fault the
+// In that time, in purging and moving pieces, all threads together and whatever they waited for: the slack doubles. To fault the
 // pages in again takes the program as long once more. (Measured where page-table changes are expensive, at a 20th and a
 // 64th: stl 1.17 and 0.93 of jemalloc's time, 0.42 and 0.50 of its memory; realloc_vectors 1.19 and 0.96, 0.80 of it.)
 constexpr std::uint64_t kMuchPurgingNs = kTideNs / 64;
-// Pages that move cost the program more than the move: where page tables are shadowed, to touch them first takes four times
-// as long. (Measured there: with room for it the trace of jemalloc's time takes 0.8 rather than 1.0, in a tenth more memory.)
-constexpr std::uint64_t kMovingCost = 5;
+// Moves count as purges do. Where page tables are shadowed they cost the program more: to touch the pages first takes four
+// times as long. (Measured there: with room for it the trace takes 0.8 rather than 1.0 of jemalloc's time, in a tenth more
+// memory.)
+constexpr std::uint64_t kMovingCostShadowed = 5;
 // Not worth a system call: this, or this part of what is in use.
 constexpr GranuleCount kSpare{1};
 constexpr std::uint64_t kSparePart = 64;
@@ -151,7 +154,7 @@ void RunSource::settle() {
 void RunSource::fill_large_from_dirty(Run run) {
   if (run.pages > kFillUpTo || pages(buddy_.dirty()) < kFillFrom) return;
   // More pieces that may stay as they are spare the moves of many runs to come.
-  if (used() + granules_up(dirty()) + granules_up(run.pages) <= bound()) return;
+  if (used() + granules_up(dirty()) <= bound()) return;
   if (const std::uint32_t pause = fill_pause_.load(std::memory_order_relaxed); pause != 0) {
     fill_pause_.store(pause - 1, std::memory_order_relaxed);
     return;
@@ -201,8 +204,9 @@ class RunSource::DirtyFree final : public DirtySource {
 bool RunSource::fill_untouched(Run run) {
   DirtyFree source(*this);
   const std::uint64_t begin = clock_();
-  static_cast<void>(backing_.recycle(source, run));
-  note_purging(kMovingCost * (clock_() - begin));
+  if (backing_.recycle(source, run).value != 0) {
+    note_purging((os::page_tables_are_shadowed() ? kMovingCostShadowed : 1) * (clock_() - begin));
+  }
   if (source.exhausted()) return false;
   if (source.refused()) fill_pause_.store(kFillPause, std::memory_order_relaxed);
   return !source.refused();

@@ -54,7 +54,7 @@ Arena::Layout Manager::layout_for(std::size_t arena_size) {
 Manager::Manager(const ManagerOptions& options)
     : statistics_(options.statistics != nullptr ? options.statistics : &private_statistics_),
       limit_bytes_(options.memory_limit_bytes),
-      budget_(budget_for(options.memory_limit_bytes)),
+      budget_(budget_for(options.memory_limit_bytes), options.watermark_scale),
       space_(reserve(arena_, options, layout_for)),
       pool_(arena_.metadata() + array_bytes(arena_.size()), pool_bytes(arena_.size()), budget_),
       buddy_(space_, granules_of(arena_.size())),
@@ -63,7 +63,8 @@ Manager::Manager(const ManagerOptions& options)
                           .io = options.io,
                           .policy = options.policy,
                           .hooks = {.enter_unevictable = options.enter_unevictable,
-                                    .leave_unevictable = options.leave_unevictable}},
+                                    .leave_unevictable = options.leave_unevictable},
+                          .attend = options.attend},
              arena_, space_, pool_, budget_, metadata_per_chunk(), *statistics_),
       heap_(arena_, buddy_, pager_.backing(), pool_, space_, options.hardening) {
   pager_.set_heap({.free_pages = &heap_.free_pages(), .objects = &heap_.objects()});
@@ -90,20 +91,23 @@ const StatisticsSegment& Manager::statistics() {
 }
 
 Errno Manager::set_memory_limit(std::size_t bytes) {
+  const Errno refusal = change_memory_limit(bytes);
+  return refusal.ok() ? pager_.shrink_to_limit() : refusal;
+}
+
+Errno Manager::change_memory_limit(std::size_t bytes) {
   const PageCount limit = budget_for(bytes);
-  if (budget_.metadata() + watermarks_for(limit).high >= limit) return Errno(EINVAL);
+  if (budget_.metadata() + budget_.watermarks_at(limit).high >= limit) return Errno(EINVAL);
+  // One change at a time; and no block gets a huge page between the advice and the limit.
+  const os::MutexLock lock(pager_.blocks().mutex());
   limit_bytes_.store(bytes, std::memory_order_relaxed);
   statistics_->setup.limit_bytes.store(bytes, std::memory_order_relaxed);
   if (limit < Budget::kUnlimited) {
-    // No block gets a huge page between the advice and the limit.
-    const os::MutexLock lock(pager_.blocks().mutex());
     os::advise_huge_pages(arena_.base(), arena_.size(), os::HugePages::never);
     pager_.blocks().advise_all_small_locked();
-    budget_.set_limit(limit);
-  } else {
-    budget_.set_limit(limit);
   }
-  return pager_.shrink_to_limit();
+  budget_.set_limit(limit);
+  return kOk;
 }
 
 void Manager::thread_begins() {

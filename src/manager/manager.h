@@ -23,6 +23,7 @@ namespace polder {
 
 struct ManagerOptions {
   std::size_t memory_limit_bytes = 0;       // 0: none
+  std::uint32_t watermark_scale = kDefaultWatermarkScale;
   const char* swap_directory = "/var/tmp";  // must stay valid
   std::uint64_t swap_bytes = 0;             // 0: what the filesystem has free less 5 %
   os::IoBackend io = os::IoBackend::automatic;
@@ -30,6 +31,7 @@ struct ManagerOptions {
   StatisticsSegment* statistics = nullptr;  // null: counted privately
   void (*enter_unevictable)() = [] {};      // see AllocationHooks
   void (*leave_unevictable)() = [] {};
+  void (*attend)() = [] {};  // called by the reclaimer, at least once a second while it runs
   Hardening hardening = Hardening::off;
   std::size_t arena_bytes = Arena::kDefaultSize;
   std::size_t smallest_arena_bytes = Arena::kSmallestSize;
@@ -57,9 +59,15 @@ class Manager {
   // the new limit is in force all the same. EINVAL: smaller than what the library needs for itself.
   Errno set_memory_limit(std::size_t bytes);
 
+  // The two halves of that, neither of which waits. change: EINVAL, or the limit is in force. begin_to_fit: kOk when what
+  // is resident fits; EAGAIN when it does not yet, and pages are being evicted or will be; ETIMEDOUT: nothing more can be
+  // evicted; EOPNOTSUPP: the machine does not allow paging.
+  Errno change_memory_limit(std::size_t bytes);
+  Errno begin_to_fit() { return pager_.begin_to_fit(); }
+
   // The process runs its constructors: service threads may be started when the limit is approached.
   void allow_threads() { pager_.allow_threads(); }
-  // Each thread of the program, about itself.
+  // Each thread of the program, about itself, under a limit: where it runs, and that it ends.
   void thread_begins();
   void thread_ends();
 

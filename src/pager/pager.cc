@@ -127,6 +127,17 @@ Errno Pager::shrink_to_limit() {
   return kOk;
 }
 
+Errno Pager::begin_to_fit() {
+  if (budget_.excess().value == 0) return kOk;
+  if (arm()) {
+    if (service_->reclaimer.exhausted()) return Errno(ETIMEDOUT);
+    wakeups_.kick_reclaimer();
+  } else if (phase_.load(std::memory_order_acquire) == kImpossible) {
+    return Errno(EOPNOTSUPP);
+  }
+  return Errno(EAGAIN);
+}
+
 // --- life -------------------------------------------------------------------------------------------------------------
 
 // True when the service threads run, starting them if need be.
@@ -176,8 +187,8 @@ bool Pager::start_service_threads() {
       announce(Errno(ENOMEM));
       return false;
     }
-    service_ = new (memory)
-        PagingService(vm_, gate_flags_, options_.policy, ageing_nodes_, wakeups_, thread_cpus_, heap_, cpus_);
+    service_ = new (memory) PagingService(vm_, gate_flags_, options_.policy, ageing_nodes_, wakeups_, thread_cpus_,
+                                          heap_, cpus_, options_.attend);
   }
   options_.hooks.enter_unevictable();
   const Errno error = os::start_service_thread(fault_thread, this, "polder-pager", kServiceStack);

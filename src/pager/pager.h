@@ -39,6 +39,7 @@ struct PagerOptions {
   os::IoBackend io = os::IoBackend::automatic;
   PolicyKind policy = kDefaultPolicy;
   AllocationHooks hooks;
+  void (*attend)() = [] {};  // called by the reclaimer, which holds no lock then, at least once a second
 };
 
 class Pager final : public PressureRelief {
@@ -70,6 +71,9 @@ class Pager final : public PressureRelief {
   // After the budget's limit was lowered: waits until what is charged fits. ETIMEDOUT when nothing more can be evicted;
   // the limit stays, allocations fail until it fits.
   Errno shrink_to_limit();
+  // The same without waiting: EAGAIN while pages are being evicted, or will be once threads are allowed; ETIMEDOUT, or
+  // EOPNOTSUPP when there is no paging here.
+  Errno begin_to_fit();
 
   void drop_contents(Run run) { provider_.drop_contents(run); }
   // True when the page of the arena is in memory as far as the tables know.

@@ -31,6 +31,7 @@ void Reclaimer::run() {
   fault_loop_.set_reclaimer_thread(os::thread_id());
   while (!stopping_.load(std::memory_order_relaxed)) {
     if (forks_.asked()) serve_fork();
+    attend_();
     bool worked =
         requests_.serve([this](BlockId first, BlockCount count) { return converter_.convert_range(first, count); });
     worked |= reap();

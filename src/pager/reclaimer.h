@@ -5,8 +5,9 @@
 //   2. while less than half of what is charged can be evicted, the oldest native pageblocks become managed
 //   3. victims are staged; beyond the depth of the second chance, or when room is short, the oldest cluster is stored
 //
-// It also answers requests for managed blocks, stands still for forks, and does the store's housekeeping. When none of its
-// means frees anything it says so (exhausted), so that allocations fail instead of waiting for ever.
+// It also answers requests for managed blocks, stands still for forks, does the store's housekeeping, and
+// calls whoever has to attend to something of his own. When none of its means frees anything it says so (exhausted), so
+// that allocations fail instead of waiting for ever.
 #pragma once
 
 #include <atomic>
@@ -30,7 +31,7 @@ class Reclaimer {
   static constexpr unsigned kEngineDepth = 32;
 
   Reclaimer(PagerParts& parts, Evictor& evictor, Converter& converter, FaultLoop& fault_loop, BlockRequests& requests,
-            ForkGate& forks, FreePages* free_pages, const os::CpuSet& cpus)
+            ForkGate& forks, FreePages* free_pages, const os::CpuSet& cpus, void (*attend)())
       : parts_(parts),
         evictor_(evictor),
         converter_(converter),
@@ -38,7 +39,8 @@ class Reclaimer {
         free_pages_(free_pages),
         requests_(requests),
         forks_(forks),
-        cpus_(cpus) {}
+        cpus_(cpus),
+        attend_(attend) {}
 
   // On the service thread, before run().
   Errno prepare(os::IoBackend backend);
@@ -79,6 +81,7 @@ class Reclaimer {
   os::IoEngine* engine_ = nullptr;
   bool reclaiming_ = false;  // between low and high watermark
   const os::CpuSet& cpus_;   // as the process was started with
+  void (*const attend_)();   // PagerOptions::attend
   std::uint32_t avoided_cpu_ = FaultLoop::kAnyCpu;
   std::uint32_t batches_since_conversion_ = 0;
   std::uint64_t stuck_ = 0;  // clusters in a row of which nothing could be stored

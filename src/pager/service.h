@@ -26,7 +26,7 @@ struct PagingService {
   // `cpus` are those that the process was started with.
   PagingService(const VmParts& vm, MetadataArray<std::atomic<std::uint8_t>>& gate_flags, PolicyKind policy_kind,
                 MetadataArray<AgeingNode>& ageing_nodes, Wakeups& wakeups, ThreadCpus& thread_cpus,
-                const HeapParts& heap, const os::CpuSet& cpus)
+                const HeapParts& heap, const os::CpuSet& cpus, void (*attend)())
       : gate(gate_flags),
         policy(policy_kind, ageing_nodes),
         staging(vm.arena.staging(), vm.budget),
@@ -36,7 +36,7 @@ struct PagingService {
         filler(parts, evictor, courtesy, heap.objects),
         converter(parts),
         fault_loop(parts, evictor, filler, courtesy, thread_cpus),
-        reclaimer(parts, evictor, converter, fault_loop, requests, forks, heap.free_pages, cpus) {}
+        reclaimer(parts, evictor, converter, fault_loop, requests, forks, heap.free_pages, cpus, attend) {}
 
   FolioGate gate;
   AnyPolicy policy;

@@ -16,8 +16,11 @@ constexpr std::uint64_t kRoom = 16;
 // How many places are passed by in the search for one that is wholly clean, or wholly dirty.
 constexpr unsigned kLooks = 64;
 
-// So few dirty granules are not worth a search for the place that holds the most of them.
+// Where the dirtiest place is looked for: so many dirty granules, and at least this part of the length. Of longer runs
+// programs touch little, and to look takes time.
 constexpr std::uint64_t kFewDirty = 8;
+constexpr std::uint64_t kDirtyPart = 16;
+constexpr std::uint64_t kLongestLook = 512;
 
 // Marks the length of a room, which lies behind a run's end.
 constexpr std::uint32_t kRoomBit = std::uint32_t{1} << 31;
@@ -293,11 +296,9 @@ std::uint64_t Buddy::dirty_fit_locked(std::uint64_t length, std::uint64_t alignm
 // Where the most of the granules is dirty, of the places that begin or end with a stretch of such.
 std::uint64_t Buddy::dirtiest_fit_locked(std::uint64_t length, std::uint64_t alignment) const {
   std::uint64_t best = kNowhere;
-  std::uint64_t most = 0;
+  std::uint64_t most = (length - 1) / kDirtyPart;
   const auto look = [&](std::uint64_t first) POLDER_REQUIRES(mutex_) {
-    if (first % alignment != 0 || first + length > frontier_ ||
-        next_used_locked(first, first + length) != first + length)
-      return;
+    if (first + length > frontier_ || next_used_locked(first, first + length) != first + length) return;
     std::uint64_t dirty = 0;
     for (std::uint64_t at = next_dirty_locked(first, first + length); at != first + length;) {
       const std::uint64_t end = next_locked(&Leaf::dirty, kClear, at, first + length);
@@ -311,8 +312,8 @@ std::uint64_t Buddy::dirtiest_fit_locked(std::uint64_t length, std::uint64_t ali
   std::uint64_t at = first_dirty_locked(0);
   for (unsigned looks = 0; looks < kLooks && at < frontier_; ++looks) {
     const std::uint64_t end = next_locked(&Leaf::dirty, kClear, at, frontier_);
-    look(at);
-    if (end >= length) look(end - length);
+    look(round_up(at, alignment));
+    if (end >= length) look((end - length) / alignment * alignment);
     at = first_dirty_locked(end);
   }
   return best;
@@ -366,7 +367,7 @@ std::optional<Buddy::Taken> Buddy::allocate(GranuleCount granules, GranuleCount 
   const std::uint64_t length = granules.value;
   std::uint64_t first = kNowhere;
   if (fit != Fit::clean) first = dirty_fit_locked(length, alignment.value);
-  if (first == kNowhere && fit == Fit::tight && dirty().value >= kFewDirty)
+  if (first == kNowhere && fit == Fit::tight && length <= kLongestLook && dirty().value >= kFewDirty)
     first = dirtiest_fit_locked(length, alignment.value);
   if (first == kNowhere && fit == Fit::roomy) first = roomy_fit_locked(length, alignment.value);
   if (fit == Fit::clean) {

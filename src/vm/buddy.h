@@ -9,8 +9,8 @@
 //               double, at a bound of 3 MB above the live peak: 56 thousand faults, and a hundred thousand pages moved; by
 //               first fit whatever its pages are, 74 and 380 thousand, and 1.5 to 2 times the time where the machine is
 //               itself virtual and a change to page tables expensive)
-//   dirtiest    where no stretch is long enough, but there are some: the place that holds the most of them, of those that
-//               begin or end with a stretch
+//   dirtiest    where no stretch is long enough: of the places that begin or end with one, that which holds the most dirty
+//               granules, up to runs of 16 MiB
 //   first fit   else the run at the lowest address that is long enough. What is used and what is dirty stays together at low
 //               addresses that way
 //   room        free, clean granules behind a run that is likely to grow, kept for it: costs address space only

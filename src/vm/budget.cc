@@ -6,14 +6,26 @@
 
 namespace polder {
 
-// 1/128 and 1/64 of the limit: small enough that the idle pages cost no hit rate worth measuring, large enough that a
-// reclaimer woken across CPUs (60 µs, about 60 fills) arrives in time.
-Watermarks watermarks_for(PageCount limit) {
-  const std::uint64_t low = std::clamp<std::uint64_t>(limit.value / 128, 32, 8192);
+namespace {
+
+constexpr std::uint64_t kWhole = 10'000;
+constexpr std::uint64_t kLeastLow = 32;
+constexpr std::uint64_t kMostLow = 8192;   // where no scale was chosen
+constexpr std::uint64_t kMostLowPart = 8;  // of the limit
+
+}  // namespace
+
+// By default 1/128 and 1/64 of the limit: small enough that the idle pages cost no hit rate worth measuring, large enough
+// that a reclaimer woken across CPUs (60 µs, about 60 fills) arrives in time.
+Watermarks watermarks_for(PageCount limit, std::uint32_t scale) {
+  const std::uint64_t part = limit.value / kMostLowPart;
+  const std::uint64_t most = scale == kDefaultWatermarkScale ? std::min(kMostLow, part) : part;
+  const std::uint64_t low = std::max(kLeastLow, std::min(limit.value * scale / kWhole, most));
   return {.min = {low / 4}, .low = {low}, .high = {2 * low}};
 }
 
-Budget::Budget(PageCount limit) : limit_(limit.value) {}
+Budget::Budget(PageCount limit, std::uint32_t watermark_scale)
+    : watermark_scale_(watermark_scale), limit_(limit.value) {}
 
 bool Budget::try_charge(PageCount count, PageCount keep_free) {
   std::uint64_t charged = charged_.load(std::memory_order_relaxed);

@@ -24,13 +24,16 @@ struct Watermarks {
   PageCount high;
 };
 
-Watermarks watermarks_for(PageCount limit);
+// How far apart two watermarks are, in 10,000ths of the limit, 1 to 1,000; the default stands for at most 32 MiB too. At
+// least 32 pages, at most an eighth of the limit.
+inline constexpr std::uint32_t kDefaultWatermarkScale = 78;
+Watermarks watermarks_for(PageCount limit, std::uint32_t scale = kDefaultWatermarkScale);
 
 class Budget {
  public:
   static constexpr PageCount kUnlimited{std::uint64_t{1} << 52};
 
-  explicit Budget(PageCount limit);
+  explicit Budget(PageCount limit, std::uint32_t watermark_scale = kDefaultWatermarkScale);
 
   // Charges all of `count` if at least `keep_free` pages stay free afterwards, else nothing.
   bool try_charge(PageCount count, PageCount keep_free = {});
@@ -56,11 +59,14 @@ class Budget {
   PageCount free() const;
   // How far above the limit, zero normally.
   PageCount excess() const;
-  Watermarks watermarks() const { return watermarks_for(limit()); }
+  Watermarks watermarks() const { return watermarks_for(limit(), watermark_scale_); }
+  // Those that there would be.
+  Watermarks watermarks_at(PageCount limit) const { return watermarks_for(limit, watermark_scale_); }
 
  private:
   void note_peak(std::uint64_t charged);
 
+  const std::uint32_t watermark_scale_;
   std::atomic<std::uint64_t> charged_{0};
   std::atomic<std::uint64_t> metadata_{0};  // part of charged_
   std::atomic<std::uint64_t> limit_;

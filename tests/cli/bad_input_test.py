@@ -62,6 +62,11 @@ class Usage(CommandTest):
         self.assert_refused(run("run", "--memory", "1", "true"), 2, "minimum", "8M")
         self.assert_refused(run("run", "--memory", "64M", "--swap-size", "4K", "true"), 2, "minimum", "256K")
 
+    def test_numbers(self):
+        self.assert_refused(run("run", "--watermark-scale", "few", "true"), 2, "--watermark-scale 'few'", "number")
+        for number in (0, 1001):
+            self.assert_refused(run("run", "--watermark-scale", number, "true"), 2, f"--watermark-scale {number}", "1000")
+
     def test_choices(self):
         self.assert_refused(run("run", "--hardened", "yes", "true"), 2, "--hardened 'yes'", "0 or 1")
         self.assert_refused(run("run", "--io", "carrier-pigeon", "true"), 2, "--io 'carrier-pigeon'", "uring", "workers")
@@ -72,7 +77,7 @@ class Usage(CommandTest):
             result = run(*arguments)
             self.assertEqual((result.returncode, result.stderr), (0, ""))
             self.assertIn("polder", result.stdout)
-        for option in ("--memory", "--swap-dir", "--swap-size", "--io", "--policy", "--hardened", "--stats", "/var/tmp"):
+        for option in ("--memory", "--swap-dir", "--swap-size", "--io", "--policy", "--watermark-scale", "--hardened", "--stats", "/var/tmp"):
             self.assertIn(option, run("run", "--help").stdout)
         self.assertNotIn("stats-segment", run("run", "--help").stdout)
 

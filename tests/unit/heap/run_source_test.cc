@@ -164,7 +164,7 @@ TEST(RunSource, MovingThatTakesTimeIsRarer) {
   static_cast<void>(moved_by(500));
   const std::uint64_t often = moved_by(2000);
   EXPECT_GT(often, 1000U);
-  ns_a_page = 10'000;
+  ns_a_page = 100'000;
   static_cast<void>(moved_by(2000));
   EXPECT_LT(moved_by(2000), often / 4);
   for (void* const each : all) heap->free(none, each);

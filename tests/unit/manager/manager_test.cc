@@ -463,6 +463,36 @@ TEST_P(ManagerTest, ALoweredLimitHoldsWhenTheCallReturns) {
   EXPECT_EQ(manager_->set_memory_limit(4096).code(), EINVAL);
 }
 
+TEST_P(ManagerTest, AChangedLimitIsReachedWithoutWaitingForIt) {
+  start(64 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 48; ++i) objects.push_back(make(kMiB, i));
+  EXPECT_TRUE(manager_->begin_to_fit().ok());
+  EXPECT_EQ(manager_->change_memory_limit(4096).code(), EINVAL);
+  EXPECT_EQ(manager_->memory_limit(), 64 * kMiB);
+  ASSERT_TRUE(manager_->change_memory_limit(16 * kMiB).ok());
+  EXPECT_EQ(manager_->memory_limit(), 16 * kMiB);
+  Errno outlook = manager_->begin_to_fit();
+  EXPECT_EQ(outlook.code(), EAGAIN);
+  for (; outlook.code() == EAGAIN; outlook = manager_->begin_to_fit()) std::this_thread::yield();
+  EXPECT_TRUE(outlook.ok());
+  EXPECT_LE(resident(), 16 * kMiB);
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+}
+
+TEST_P(ManagerTest, ALimitThatCannotBeReachedIsSaidToBeSo) {
+  start(64 * kMiB, 8 * kMiB);
+  std::vector<Object> objects;
+  for (std::uint64_t i = 0; i < 40; ++i) objects.push_back(make(kMiB, i));
+  ASSERT_TRUE(manager_->change_memory_limit(16 * kMiB).ok());
+  Errno outlook = manager_->begin_to_fit();
+  for (; outlook.code() == EAGAIN; outlook = manager_->begin_to_fit()) std::this_thread::yield();
+  EXPECT_EQ(outlook.code(), ETIMEDOUT);
+  ASSERT_TRUE(manager_->change_memory_limit(0).ok());
+  EXPECT_TRUE(manager_->begin_to_fit().ok());
+  for (const Object& object : objects) ASSERT_TRUE(holds(object));
+}
+
 TEST_P(ManagerTest, DiscardedMemoryReadsAsZeroWhereverItIs) {
   start(16 * kMiB);
   std::vector<Object> objects;

@@ -8,6 +8,7 @@
 #include <gtest/gtest.h>
 
 #include "runtime/limits.h"
+#include "vm/budget.h"
 
 namespace polder::runtime {
 namespace {
@@ -36,6 +37,7 @@ TEST(Options, EmptyTextGivesDefaults) {
   EXPECT_EQ(parsed.options.swap_size, 0U);
   EXPECT_EQ(parsed.options.io, os::IoBackend::automatic);
   EXPECT_EQ(parsed.options.policy, kDefaultPolicy);
+  EXPECT_EQ(parsed.options.watermark_scale, kDefaultWatermarkScale);
   EXPECT_FALSE(parsed.options.hardened);
   EXPECT_TRUE(parsed.options.stats_segment.empty());
   EXPECT_EQ(parsed.options.stats_owner, 0U);
@@ -43,9 +45,8 @@ TEST(Options, EmptyTextGivesDefaults) {
 
 TEST(Options, EveryOptionIsRead) {
   const Parsed parsed = parse(
-      "memory:64M,swap-dir:/mnt/swap,swap-size:1.5G,io:workers,policy:enhanced-clock,hardened:1,stats-segment:/dev/shm/"
-      "x,"
-      "stats-owner:4711");
+      "memory:64M,swap-dir:/mnt/swap,swap-size:1.5G,io:workers,policy:enhanced-clock,watermark-scale:500,"
+      "hardened:1,stats-segment:/dev/shm/x,stats-owner:4711");
   ASSERT_EQ(parsed.outcome, OptionsOutcome::valid) << parsed.message();
   EXPECT_EQ(parsed.options.memory, 64U << 20);
   EXPECT_STREQ(parsed.options.swap_dir.text, "/mnt/swap");
@@ -53,6 +54,7 @@ TEST(Options, EveryOptionIsRead) {
   EXPECT_EQ(parsed.options.io, os::IoBackend::workers);
   EXPECT_STREQ(parsed.options.stats_segment.text, "/dev/shm/x");
   EXPECT_EQ(parsed.options.stats_owner, 4711U);
+  EXPECT_EQ(parsed.options.watermark_scale, 500U);
   EXPECT_TRUE(parsed.options.hardened);
   EXPECT_FALSE(parse("hardened:1,hardened:0").options.hardened);
 }
@@ -87,6 +89,8 @@ TEST(Options, ProblemsAreNamed) {
       {"io:fast", "io: 'fast' is none of auto, uring, workers"},
       {"policy:random", "policy: 'random' is none of fifo, clock, enhanced-clock, lru, mglru"},
       {"stats-owner:1x", "stats-owner: '1x' is not a number"},
+      {"watermark-scale:0", "watermark-scale: 0 is not between 1 and 1000"},
+      {"watermark-scale:1001", "watermark-scale: 1001 is not between 1 and 1000"},
       {"stats-owner:99999999999999999999", "stats-owner: '99999999999999999999' is too large"},
   };
   for (const auto& item : cases) {

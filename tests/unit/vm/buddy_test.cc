@@ -378,16 +378,16 @@ class Model {
     }
     return best;
   }
-  // From eight dirty granules on: of the places below `frontier` that begin or end with one of the 64 lowest dirty stretches, the first that holds most
-  // dirty granules, or the number of granules.
+  // Of the places below `frontier` that begin or end with one of the 64 lowest dirty stretches, the first that holds most
+  // dirty granules; the number of granules where a 16th at most is dirty, in all less than eight, or the run too long.
   std::uint64_t dirtiest_fit(std::uint64_t granules, std::uint64_t alignment, std::uint64_t frontier) const {
     std::uint64_t best = owned_.size();
-    std::uint64_t most = 0;
+    std::uint64_t most = (granules - 1) / 16;
     std::uint64_t all = 0;
     for (std::uint64_t i = 0; i < owned_.size(); ++i) all += is_dirty_at(i);
-    if (all < 8) return best;
+    if (all < 8 || granules > 512) return best;
     const auto look = [&](std::uint64_t first) {
-      if (first % alignment != 0 || first + granules > frontier || !is_free(first, granules)) return;
+      if (first + granules > frontier || !is_free(first, granules)) return;
       std::uint64_t dirty = 0;
       for (std::uint64_t i = first; i < first + granules; ++i) dirty += dirty_[i];
       if (dirty > most) best = first;
@@ -396,10 +396,10 @@ class Model {
     unsigned stretches = 0;
     for (std::uint64_t i = 0; i < frontier && stretches < 64; ++i) {
       if (!is_dirty_at(i)) continue;
-      look(i);
+      look((i + alignment - 1) / alignment * alignment);
       while (is_dirty_at(i)) ++i;
       ++stretches;
-      if (i >= granules) look(i - granules);
+      if (i >= granules) look((i - granules) / alignment * alignment);
     }
     return best;
   }

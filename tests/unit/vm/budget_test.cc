@@ -48,14 +48,31 @@ TEST(Budget, MetadataIsChargedWhateverTheLimitAndSurvivesFork) {
   EXPECT_EQ(budget.charged(), PageCount{0});
 }
 
-TEST(Budget, WatermarksAreOrderedForEveryLimit) {
+TEST(Budget, WatermarksAreOrderedForEveryLimitAndScale) {
   for (std::uint64_t limit = 512; limit < (std::uint64_t{1} << 40); limit += limit / 3) {
-    const Watermarks marks = watermarks_for(PageCount{limit});
-    EXPECT_LT(PageCount{0}, marks.min);
-    EXPECT_LT(marks.min, marks.low);
-    EXPECT_LT(marks.low, marks.high);
-    EXPECT_LE(marks.high.value, limit / 4);
+    for (const std::uint32_t scale : {1U, 10U, kDefaultWatermarkScale, 1000U}) {
+      const Watermarks marks = watermarks_for(PageCount{limit}, scale);
+      EXPECT_LT(PageCount{0}, marks.min);
+      EXPECT_LT(marks.min, marks.low);
+      EXPECT_LT(marks.low, marks.high);
+      EXPECT_LE(marks.high.value, limit / 4);
+    }
   }
+}
+
+TEST(Budget, TheScaleMovesTheWatermarks) {
+  constexpr PageCount kLimit{100'000};
+  EXPECT_EQ(watermarks_for(kLimit).low, PageCount{780});
+  EXPECT_EQ(watermarks_for(kLimit, 500).low, PageCount{5000});
+  EXPECT_EQ(watermarks_for(kLimit, 500).high, PageCount{10'000});
+  EXPECT_EQ(Budget(kLimit, 10).watermarks().low, PageCount{100});
+  EXPECT_EQ(Budget(kLimit, 10).watermarks_at({200'000}).low, PageCount{200});
+}
+
+TEST(Budget, HasWatermarksWithoutALimitToo) {
+  const Watermarks marks = watermarks_for(Budget::kUnlimited, 1000);
+  EXPECT_LT(marks.min, marks.low);
+  EXPECT_LT(marks.high, Budget::kUnlimited);
 }
 
 TEST(BudgetDeathTest, UnchargingMoreThanChargedEndsTheProgram) {
