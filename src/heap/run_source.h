@@ -5,8 +5,8 @@
 //          at most three of the largest and an eighth above, since pieces smaller than what is wanted are of no use; what is
 //          dirty alone stays below what is in use, or 128 MiB. Whoever allocates or frees beyond that purges. The highest
 //          tide sinks with time
-//   slack  where purging and moving small pieces takes more than a 64th of the time, the bound is higher by up to 4 MiB or a
-//          twelfth of the highest tide (and threads keep spans of up to half of that, which are in use here); it sinks with
+//   slack  where purging and moving small pieces takes more than a 64th of the time, the bound is higher by up to 1 MiB or a
+//          16th of the highest tide (and threads keep spans of up to half of that, which are in use here); it sinks with
 //          time too
 //   fill   where what is dirty is of no use because it lies in pieces, and the bound has no room, its pages move into the new
 //          run that is wanted

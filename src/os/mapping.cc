@@ -245,16 +245,25 @@ void advise_huge_pages(void* address, std::size_t size, HugePages policy) {
   }
 }
 
+namespace {
+
+// Variables, not texts, which runtime/layout.ld puts where nobody reads.
+constexpr char kHugePagesPath[] = "/sys/kernel/mm/transparent_hugepage/enabled";
+constexpr char kAlwaysChosen[] = "[always]";
+constexpr char kMadviseChosen[] = "[madvise]";
+
+}  // namespace
+
 HugePageMode huge_page_mode() {
   constinit static std::atomic<unsigned char> known{0};  // the mode and one; any thread may find it out
   if (const unsigned char mode = known.load(std::memory_order_relaxed); mode != 0) {
     return static_cast<HugePageMode>(mode - 1);
   }
   char text[64];
-  const std::string_view modes(text, read_start("/sys/kernel/mm/transparent_hugepage/enabled", text, sizeof text));
+  const std::string_view modes(text, read_start(kHugePagesPath, text, sizeof text));
   HugePageMode mode = HugePageMode::never;
-  if (modes.find("[always]") != std::string_view::npos) mode = HugePageMode::unasked;
-  if (modes.find("[madvise]") != std::string_view::npos) mode = HugePageMode::advised;
+  if (modes.find(kAlwaysChosen) != std::string_view::npos) mode = HugePageMode::unasked;
+  if (modes.find(kMadviseChosen) != std::string_view::npos) mode = HugePageMode::advised;
   known.store(static_cast<unsigned char>(static_cast<unsigned>(mode) + 1), std::memory_order_relaxed);
   return mode;
 }

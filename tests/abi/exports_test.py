@@ -116,4 +116,8 @@ if "push   %rbp" not in code["malloc"]:
     resident = resident_code("perl", "-e", script)
     check(len(resident) == 3 and resident[1] > 0 and resident[2] == 0, "the second segment is enough for memory to spare",
           resident)
+    # A text that doubles to 64 MiB and more moves by its page-table entries, once the blocks it outgrows are large.
+    script = """my $text = "x"; $text .= $text for 1..26; open my $maps, "<", "/proc/self/smaps"; print <$maps>;"""
+    resident = resident_code("perl", "-e", script)
+    check(len(resident) == 3 and resident[2] == 0, "the second segment is enough for what grows and moves", resident)
 finish()
