@@ -22,7 +22,7 @@
 namespace polder {
 
 struct ManagerOptions {
-  std::size_t memory_limit_bytes = 0;       // 0: none
+  std::size_t memory_limit_bytes = 0;  // 0: none
   std::uint32_t watermark_scale = kDefaultWatermarkScale;
   const char* swap_directory = "/var/tmp";  // must stay valid
   std::uint64_t swap_bytes = 0;             // 0: what the filesystem has free less 5 %
