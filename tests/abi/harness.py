@@ -53,7 +53,7 @@ def environment(configuration=None, preload=True, **extra):
     return variables
 
 
-def run(command, configuration=None, preload=True, timeout=1200, **extra):
+def run(command, configuration=None, preload=True, timeout=400, **extra):
     try:
         return subprocess.run(command, env=environment(configuration, preload, **extra), stdout=subprocess.PIPE,
                               stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, timeout=timeout, text=True,
