@@ -1,11 +1,11 @@
 // What the heap tells about itself through glibc's interfaces. Figures are taken class by class while other threads go on:
 // each class is consistent in itself.
 //
-//   mallinfo2  arena     bytes of slabs, the pages that are cut into objects of up to 8 KiB; uordblks + fordblks
+//   mallinfo2  arena     bytes of slabs, the pages that are cut into objects of up to 4.5 KiB; uordblks + fordblks
 //              ordblks   free objects in slabs
 //              uordblks  bytes of objects that are in use or in a thread's cache
 //              fordblks  the rest of the slabs
-//              hblks     large runs and spans (each allocation above 8 KiB is one, in use or in a thread's cache), hblkhd their
+//              hblks     large runs and spans (each allocation above 4.5 KiB is one, in use or in a thread's cache), hblkhd their
 //                        bytes, as in glibc not in uordblks
 //              keepcost  bytes of free pages that may be resident: what malloc_trim can give back, besides empty slabs
 //              smblks, usmblks, fsmblks  0, as glibc's without fast bins

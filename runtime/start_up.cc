@@ -1,7 +1,8 @@
-// The library's constructor.
+// The library's constructors.
 #include <atomic>
 #include <cstdint>
 
+#include "os/mapping.h"
 #include "os/thread.h"
 #include "runtime/dynamic_linker.h"
 #include "runtime/foreign.h"
@@ -10,6 +11,9 @@
 
 #if defined(POLDER_STATIC)
 extern "C" [[gnu::weak]] unsigned int __nptl_nthreads;
+#else
+extern "C" char polder_start_up_code[];
+extern "C" char polder_start_up_end[];
 #endif
 
 namespace polder::runtime {
@@ -34,6 +38,15 @@ void find_thread_count() {
   find_thread_count();
   find_c_library();
 }
+
+#if !defined(POLDER_STATIC)
+// What has run is code of start-up, and code of larger allocations that other libraries' constructors made: 100 KiB that
+// most small processes never need again. After frame_dummy, the compiler's constructor without a priority. A breakpoint
+// that a debugger has set there goes as well, and comes back when the process stops next.
+[[gnu::constructor]] void unload_start_up_code() {
+  os::unload(polder_start_up_code, static_cast<std::size_t>(polder_start_up_end - polder_start_up_code));
+}
+#endif
 
 }  // namespace
 }  // namespace polder::runtime

@@ -31,7 +31,7 @@ enum class GranuleKind : std::uint8_t {
   large_body,
   large_padding,
   span_block,        // part of a block that spans are cut from, in pages
-  small_span_block,  // the same, in KiB
+  small_span_block,  // the same, in units of 512 bytes
   retired,           // was in use, went back to the buddy
 };
 inline constexpr unsigned kGranuleKindCount = static_cast<unsigned>(GranuleKind::retired) + 1;

@@ -57,8 +57,7 @@ Heap::Heap(const Arena& arena, Buddy& buddy, Backing& backing, MetadataPool& poo
 
 // What spans of that size are cut into, or of a page where no span will do.
 const SpanUnit& Heap::span_unit_for(std::size_t size, std::size_t alignment) const {
-  const bool small =
-      size <= kSmallSpans.largest_span && alignment <= kSmallSpans.size() && hardening_ == Hardening::off;
+  const bool small = size <= kSmallSpans.largest_span && alignment < kPageSize && hardening_ == Hardening::off;
   return small ? kSmallSpans : kPageSpans;
 }
 
@@ -298,6 +297,16 @@ void* Heap::move_span(void* pointer, std::size_t usable, std::size_t size) {
   return moved.memory;
 }
 
+// What is no object of a slab, and shall not become one, without copying it; null when that cannot be done.
+void* Heap::resize_large(GranuleKind kind, void* pointer, std::size_t usable, std::size_t size) {
+  if (is_span_block(kind)) return spans_of(kind).resize(pointer, size) ? pointer : move_span(pointer, usable, size);
+  if (large_.resize(pointer, size)) return pointer;
+  Quarantine::Entry left{};
+  void* const moved = large_.move(pointer, size, &left);
+  if (moved != nullptr && hardening_ == Hardening::on) put_into_quarantine(left);
+  return moved;
+}
+
 void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   static constexpr const char* kOperation = "realloc";
   const GranuleKind kind = require_start(kOperation, pointer);
@@ -307,17 +316,7 @@ void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
   // Objects move to a smaller place only when at least half is to be gained.
   if (size <= usable && size > usable / 2 && (small || size <= kLargestSmall)) return pointer;
   if (!small && size > kLargestSmall) {
-    if (is_span_block(kind)) {
-      if (spans_of(kind).resize(pointer, size)) return pointer;
-      if (void* const moved = move_span(pointer, usable, size); moved != nullptr) return moved;
-    } else {
-      if (large_.resize(pointer, size)) return pointer;
-      Quarantine::Entry left{};
-      if (void* const moved = large_.move(pointer, size, &left); moved != nullptr) {
-        if (hardening_ == Hardening::on) put_into_quarantine(left);
-        return moved;
-      }
-    }
+    if (void* const same = resize_large(kind, pointer, usable, size); same != nullptr) return same;
   }
 
   void* const moved = size > usable && size > kLargestSmall

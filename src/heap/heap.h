@@ -194,6 +194,7 @@ class Heap {
   void sweep(ThreadCache& cache);
   std::size_t usable_size(const char* operation, GranuleKind kind, const void* pointer) const;
   void* move_span(void* pointer, std::size_t usable, std::size_t size);
+  [[gnu::noinline]] void* resize_large(GranuleKind kind, void* pointer, std::size_t usable, std::size_t size);
   // Ends the program unless the pointer is the start of an object or a large run, or in a block of spans.
   GranuleKind require_start(const char* operation, const void* pointer) const;
   unsigned largest_magazine(SizeClass size_class) const;

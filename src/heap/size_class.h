@@ -1,7 +1,7 @@
 // Size classes: the object sizes that slabs are cut into. Everything here is computed by the compiler and its invariants
 // are asserted below the tables.
 //
-//   sizes       16, 32 … 128 in steps of 16, four steps per doubling up to 1 KiB (at most 25 % apart), eight up to 8 KiB
+//   sizes       16, 32 … 128 in steps of 16, four steps per doubling up to 1 KiB (at most 25 % apart), eight up to 4.5 KiB
 //               (12.5 %). A class more costs half a slab and what every thread keeps of it; one less costs an eighth of
 //               the objects of its size. Peak memory over the suite, against eight steps everywhere: four up to 1 KiB
 //               0.989 (sh8 0.91, larson 0.94, mstress 0.94; redis 1.025, replace_1m 1.03), four everywhere 0.987 but
@@ -10,8 +10,9 @@
 //               above each power of two from 1 KiB on: sqlite 0.96, calloc 1.02, sh6 1.01.
 //               Two classes beside the steps are for entries of page caches, a page and what the cache knows of it, which
 //               can be most of a database's memory: 1,040 and 4,368 bytes of SQLite's (its peak 0.94).
-//               What is larger is cut out of blocks that many share (spans.h): as slabs up to 16 KiB, which keep what is free of
-//               them, calloc peaked at 1.07, the suite at 1.005, and took 0.98 of the time
+//               What is larger is cut out of blocks that many share (spans.h), since slabs keep what is free of them. As slabs
+//               up to 8 KiB, of spans in units of 1 KiB: calloc peaked at 1.05, mstress at 1.08, trace and stl at 1.02, in
+//               0.91 to 1.02 of the time; up to 16 KiB calloc at 1.12
 //   alignment   every size is a multiple of 16; objects start at multiples of their size from a slab that is aligned to
 //               its own length, so an object is aligned to every power of two that divides its size
 //   slabs       one granule (32 KiB), or more where objects would leave a 24th of the pages they cover unused, or more than
@@ -33,8 +34,8 @@
 namespace polder {
 
 inline constexpr std::size_t kSmallestObject = 16;
-inline constexpr std::size_t kLargestSmall = std::size_t{8} << 10;
-inline constexpr unsigned kSizeClassCount = 46;
+inline constexpr std::size_t kLargestSmall = 4608;
+inline constexpr unsigned kSizeClassCount = 39;
 
 // Index of a class, 1 … kSizeClassCount. 0 means "no class".
 struct SizeClass {
@@ -184,7 +185,9 @@ constexpr SizeClass size_class_for(std::size_t size) { return {internal::kClassB
 constexpr SizeClass size_class_for_aligned(std::size_t size, std::size_t alignment) {
   if (size > kLargestSmall || alignment > kLargestSmall) return {};
   SizeClass size_class = size_class_for(size > alignment ? size : alignment);
-  while (info_of(size_class).size % alignment != 0) ++size_class.index;  // ends at a power of two at the latest
+  while (info_of(size_class).size % alignment != 0) {
+    if (++size_class.index > kSizeClassCount) return {};
+  }
   return size_class;
 }
 

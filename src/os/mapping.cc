@@ -199,6 +199,11 @@ Errno discard(void* address, std::size_t size) {
   return error == Errno(EINVAL) ? advise(address, size, kDontNeedLocked) : error;
 }
 
+void unload(void* address, std::size_t size) {
+  POLDER_DCHECK(page_aligned(address, size), "unload: range", address, size);
+  system_call(SYS_madvise, address, size, MADV_DONTNEED);
+}
+
 Errno discard_all(const iovec* ranges, std::size_t count) {
   iovec batch[kDiscardBatch];
   std::size_t filled = 0;

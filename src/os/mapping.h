@@ -35,6 +35,10 @@ Result<char*> map_shared_file(int fd, std::size_t size);
 // Drops the pages; private anonymous memory reads as zero (or faults to its userfaultfd) afterwards.
 Errno discard(void* address, std::size_t size);
 
+// Takes pages of a private mapping of a file out of the process; touched again, they are read from the file again. What was
+// changed of them is lost.
+void unload(void* address, std::size_t size);
+
 // Drops many ranges with as few TLB shootdowns as the kernel allows: one process_madvise(2) on ourselves per batch where
 // the kernel accepts it (measured: 1.2 µs a page against 13.6 for single calls), else one madvise(2) each.
 Errno discard_all(const iovec* ranges, std::size_t count);

@@ -45,6 +45,8 @@ constexpr auto kClear = [](std::uint64_t word) { return ~word; };
 Buddy::Buddy(MetadataSpace& space, GranuleCount granules)
     : chunks_(space, round_up(granules.value, kChunkGranules) / kChunkGranules), granules_(granules.value) {
   POLDER_CHECK(granules.value > 0 && granules.value < kRoomBit, "buddy of so many granules", granules.value);
+  // What every process needs, while the code for it is there anyway; without memory the first allocation tries again.
+  static_cast<void>(advance_frontier_locked());
 }
 
 std::size_t Buddy::metadata_bytes(GranuleCount granules) {

@@ -107,7 +107,7 @@ void double_free_in_thread() {
 
 // Freed objects are zeros.
 void zeros() {
-  for (const std::size_t size : {std::size_t{16}, kSmall, std::size_t{5000}, std::size_t{8192}}) {
+  for (const std::size_t size : {std::size_t{16}, kSmall, std::size_t{3000}, std::size_t{4096}}) {
     volatile char* const block = block_of(size);
     give_back(block);
     for (std::size_t index = 0; index < size; ++index) {

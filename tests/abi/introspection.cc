@@ -43,12 +43,12 @@ void check_identities(const struct mallinfo2& info) {
 void check_figures() {
   const struct mallinfo2 before = mallinfo2();
   check_identities(before);
-  auto small = allocate(1000, 1500);
+  auto small = allocate(500, 3000);
   auto large = allocate(5, std::size_t{1} << 20);
   const struct mallinfo2 during = mallinfo2();
   check_identities(during);
-  expect(during.uordblks >= before.uordblks + 1000 * 1500, "small objects are in use");
-  expect(during.uordblks <= before.uordblks + 1000 * 1500 * 5 / 4 + 500000, "and take little more than they need");
+  expect(during.uordblks >= before.uordblks + 500 * 3000, "small objects are in use");
+  expect(during.uordblks <= before.uordblks + 500 * 3000 * 5 / 4 + 500000, "and take little more than they need");
   expect(during.hblks == before.hblks + 5, "large blocks are counted");
   expect(during.hblkhd >= before.hblkhd + (5 << 20), "and measured");
   expect(during.hblkhd <= before.hblkhd + (5 << 20) + 5 * 65536, "at their size");
@@ -117,7 +117,7 @@ int main() {
   check_figures();
   check_trim();
   // For the test to find in the last document: as many objects of one class, as many large runs.
-  auto small = allocate(1234, 7000);
+  auto small = allocate(1234, 4000);
   auto large = allocate(17, 700000);
   write_documents_meanwhile();
   write_document();

@@ -54,7 +54,7 @@ for configuration in CONFIGURATIONS:
     check(len(documents) == 51, f"all documents [{configuration}]", len(documents))
     for number, document in enumerate(documents):
         classes, totals = check_document(document, f"document {number} [{configuration}]")
-    held = classes[min(size for size in classes if size >= 7000)]
+    held = classes[min(size for size in classes if size >= 4000)]
     check(1234 <= held["handed_out"] <= 1250, f"objects of one class [{configuration}]", held)
     check(17 <= totals["total", "mmap"]["count"] <= 30, f"large runs [{configuration}]", totals)
     lines = re.findall(r"^polder: ([a-z ]+?) *= (\d+)$", result.stderr, flags=re.MULTILINE)

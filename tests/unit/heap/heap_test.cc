@@ -87,8 +87,8 @@ TEST_F(HeapTest, WorksWithoutACache) {
 
 TEST_F(HeapTest, OnlyPagesWithObjectsAreProvided) {
   ThreadCache* const none = ThreadCache::empty();
-  void* const small = heap_->allocate(none, 7168);  // 4 to a slab, which leaves a page of the granule
-  EXPECT_EQ(heap_.backing().provided(), kPagesPerGranule - 1);
+  void* const small = heap_->allocate(none, 4384);  // 14 to a slab, which leaves a page of two granules
+  EXPECT_EQ(heap_.backing().provided(), 2 * kPagesPerGranule - 1);
   heap_->free(none, small);
   heap_->trim();
   void* const large = heap_->allocate(none, 70'000);
@@ -315,8 +315,8 @@ TEST_F(HeapTest, GivesNullWithoutMemoryAndLosesNothing) {
 TEST_F(HeapTest, IdleSlabsMakeRoomBeforeNull) {
   const Cache cache(heap_);
   std::vector<void*> all;
-  for (int i = 0; i < 8 * 4; ++i) all.push_back(heap_->allocate(ThreadCache::empty(), 8192));
-  for (int i = 0; i < 4; ++i, all.pop_back()) heap_->free(ThreadCache::empty(), all.back());  // the empty slab stays
+  for (int i = 0; i < 8 * 8; ++i) all.push_back(heap_->allocate(ThreadCache::empty(), 4096));
+  for (int i = 0; i < 8; ++i, all.pop_back()) heap_->free(ThreadCache::empty(), all.back());  // the empty slab stays
   EXPECT_EQ(heap_.backing().provided(), 8 * kPagesPerGranule);
   heap_.backing().set_capacity(8 * kPagesPerGranule);
   void* const large = heap_->allocate(cache, kGranuleSize);
@@ -514,8 +514,8 @@ TEST_P(HeapDeathTest, InteriorPointers) {
   }
   char* const large = allocate(kMiB);
   EXPECT_DEATH(heap_->free(cache_, large + kGranuleSize), "not the start of an allocation");
-  char* const tail = allocate(7168);  // 4 to a slab, then a page without objects
-  EXPECT_DEATH(heap_->free(cache_, tail + 4 * 7168), "not the start of an allocation");
+  char* const tail = allocate(4384);  // 14 to a slab, then a page without objects
+  EXPECT_DEATH(heap_->free(cache_, tail + 14 * 4384), "not the start of an allocation");
 }
 
 TEST_P(HeapDeathTest, PointersThatWereNeverHandedOut) {

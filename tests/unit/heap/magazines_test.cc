@@ -97,7 +97,7 @@ TEST_F(MagazinesTest, IdleMagazinesAreFoundBeforeTheHeapHasGrown) {
   };
   EXPECT_GT(handed_out(), 50U);
   objects.clear();
-  for (std::size_t bytes = 0; bytes < 4 * kMiB; bytes += 8192) objects.push_back(heap_->allocate(cache, 8192));
+  for (std::size_t bytes = 0; bytes < 4 * kMiB; bytes += 4096) objects.push_back(heap_->allocate(cache, 4096));
   EXPECT_EQ(handed_out(), 0U);
   for (void* const object : objects) heap_->free(cache, object);
 }

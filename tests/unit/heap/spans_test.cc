@@ -216,7 +216,7 @@ TEST_F(SpansTest, MisuseIsReported) {
   EXPECT_DEATH(free(second), "double free");
 }
 
-// In units of a KiB: pages have several owners.
+// In units of less than a page: pages have several owners.
 class SmallSpansTest : public SpansTest {
  protected:
   static constexpr std::size_t kKib = 1024;
@@ -228,15 +228,15 @@ class SmallSpansTest : public SpansTest {
 TEST_F(SmallSpansTest, LieSideBySideAndGoBackAsAWhole) {
   std::vector<char*> all;
   std::size_t sum = 0;
-  for (std::size_t kib = 9; kib <= 32; ++kib) {
+  for (std::size_t kib = 9; kib <= 20; ++kib) {
     all.push_back(allocate(kib));
     EXPECT_EQ(all.back(), all[0] + sum * kKib);
     EXPECT_EQ(heap_->usable_size(all.back()), kib * kKib);
     sum += kib;
     EXPECT_EQ(heap_.backing().provided(), pages_up(sum * kKib).value);
   }
-  EXPECT_EQ(heap_->usable_size(heap_->allocate(ThreadCache::empty(), 8 * kKib + 1)), 9 * kKib);
-  EXPECT_EQ(heap_.buddy().allocated().value, SpanBits::kCount * kKib / kGranuleSize);
+  EXPECT_EQ(heap_->usable_size(heap_->allocate(ThreadCache::empty(), 8 * kKib + 1)), 8 * kKib + kKib / 2);
+  EXPECT_EQ(heap_.buddy().allocated().value, SpanBits::kCount * kSmallSpans.size() / kGranuleSize);
   heap_->verify();
 }
 
@@ -322,13 +322,14 @@ TEST_F(SmallSpansTest, WithoutMemoryNothingChanges) {
   heap_.expect_empty();
 }
 
-TEST_F(SmallSpansTest, AlignedOnesAreInPages) {
+TEST_F(SmallSpansTest, AlignedToPagesTheyAreInPages) {
   ThreadCache* const none = ThreadCache::empty();
   char* const small = allocate(9);
-  auto* const aligned = static_cast<char*>(heap_->allocate_aligned(none, 9 * kKib, 2 * kKib));
+  auto* const aligned = static_cast<char*>(heap_->allocate_aligned(none, 9 * kKib, kPageSize));
   EXPECT_EQ(reinterpret_cast<std::uintptr_t>(aligned) % kPageSize, 0U);
   EXPECT_EQ(heap_->usable_size(aligned), 12 * kKib);
-  EXPECT_EQ(heap_->allocate_aligned(none, 9 * kKib, kKib), small + 9 * kKib);
+  EXPECT_EQ(heap_->allocate_aligned(none, 9 * kKib, 2 * kKib), small + 10 * kKib);
+  EXPECT_EQ(heap_->allocate(none, 5 * kKib + 1), small + 19 * kKib);
   const Cache cache(heap_);
   char* const kept = allocate(12);
   ASSERT_NE(reinterpret_cast<std::uintptr_t>(kept) % kPageSize, 0U);
