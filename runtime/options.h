@@ -36,7 +36,8 @@ using number = std::uint64_t;
 using flag = bool;
 
 inline constexpr os::IoBackend automatic = os::IoBackend::automatic;
-inline constexpr PolicyKind default_policy = kDefaultPolicy;
+inline constexpr PolicyKind lru = PolicyKind::two_list_lru;
+static_assert(lru == kDefaultPolicy, "the table says what the default is called");
 
 constexpr size default_value(size value) { return value; }
 constexpr size default_value(int value) { return static_cast<size>(value); }

@@ -173,7 +173,7 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
   if (!is_slab(kind)) return large_.free(pointer);
   const SizeClass size_class = class_of(kind);
   if (cache == ThreadCache::empty()) return give(size_class, &pointer, 1);
-  if (cache->contains(kind, pointer)) report_double_free(pointer);
+  if (cache->is_freed_twice(kind, pointer)) report_double_free(pointer);
 
   if (cache->put_outgoing(pool_, size_class, pointer)) return;
   ThreadCache::Outgoing outgoing;

@@ -192,16 +192,18 @@ std::uint64_t ThreadCache::idle_classes() {
   return idle;
 }
 
-bool ThreadCache::contains(GranuleKind kind, const void* pointer) const {
+bool ThreadCache::is_freed_twice(GranuleKind kind, const void* pointer) const {
   const Magazine& magazine = magazines_[static_cast<unsigned>(kind)];
   if (capacity_[static_cast<unsigned>(kind)] == kOutgoing) {
     void* const* const storage = magazine.limit - kFirstCapacity;
     return std::find(storage, static_cast<void* const*>(magazine.limit), pointer) != magazine.limit;
   }
+#if defined(POLDER_VERIFY_BUILD)
   for (void* const* slot = magazine.top; *slot != nullptr; --slot) {
     if (*slot == pointer) return true;
   }
-  return false;
+#endif
+  return *magazine.top == pointer;
 }
 
 }  // namespace polder

@@ -60,7 +60,7 @@ class alignas(64) ThreadCache {
     if (!is_object_start(offset, magazine.start_test, magazine.start_limit)) [[unlikely]]
       return false;
 #if defined(POLDER_VERIFY_BUILD)
-    if (contains(kind, pointer)) return false;
+    if (is_freed_twice(kind, pointer)) return false;
 #endif
     top[1] = pointer;
     magazine.top = top + 1;
@@ -121,8 +121,9 @@ class alignas(64) ThreadCache {
   // count since the last call, as present().
   std::uint64_t idle_classes();
 
-  // Whether the pointer is in the magazine or the outgoing buffer.
-  bool contains(GranuleKind kind, const void* pointer) const;
+  // Whether the pointer is in the outgoing buffer, or was freed last (verify builds: is anywhere in the magazine). Another
+  // one that is in the magazine twice is found when it leaves it.
+  bool is_freed_twice(GranuleKind kind, const void* pointer) const;
 
  private:
   static constexpr std::uint64_t bit_of(SizeClass size_class) { return std::uint64_t{1} << (size_class.index - 1U); }

@@ -72,6 +72,11 @@ class Usage(CommandTest):
         self.assert_refused(run("run", "--io", "carrier-pigeon", "true"), 2, "--io 'carrier-pigeon'", "uring", "workers")
         self.assert_refused(run("run", "--policy", "random", "true"), 2, "--policy 'random'", "fifo", "mglru")
 
+    def test_help_says_the_defaults(self):
+        text = " ".join(run("run", "--help").stdout.split())
+        for default in ("lru", "auto", "78", "/var/tmp", "0"):
+            self.assertIn(f" Default: {default}. ", text + " ")
+
     def test_help_and_version(self):
         for arguments in (["--help"], ["run", "--help"], ["doctor", "--help"], ["--version"]):
             result = run(*arguments)

@@ -129,6 +129,18 @@ class Limit(CommandTest):
                 time.sleep(0.01)
             self.assertEqual(running.ask("check"), "right")
 
+    def test_by_several_at_once(self):
+        sizes = (72, 48, 64, 56)
+        with program("--memory", "96M") as running:
+            commands = [subprocess.Popen([BINARY, "limit", str(running.id), f"{size}M"], stdout=subprocess.PIPE,
+                                         stderr=subprocess.STDOUT, text=True) for size in sizes]
+            for size, command in zip(sizes, commands):
+                output, _ = command.communicate(timeout=400)
+                self.assertEqual((command.returncode, output),
+                                 (0, f"process {running.id}: the limit of {size}M is in force\n"))
+            self.assertLess(resident(running.id), max(sizes) * MIB + INTERPRETER)
+            self.assertEqual(running.ask("check"), "right")
+
     def test_of_a_child(self):
         with program("--memory", "96M") as running:
             child = int(running.ask("fork."))
