@@ -25,7 +25,12 @@ extern "C" POLDER_EXPORT pid_t _Fork() noexcept {
   using Function = pid_t (*)();
   static constinit Function next = nullptr;
   if (next == nullptr) next = reinterpret_cast<Function>(dlsym(RTLD_NEXT, "_Fork"));
-  if (!manager_runs() || !running_manager().pager().armed()) return next();
+  if (!manager_runs()) return next();
+  if (!running_manager().pager().armed()) {
+    const pid_t child = next();
+    if (child == 0) running_manager().begin_in_bare_child();
+    return child;
+  }
   before_fork();
   const pid_t child = next();
   const int error = errno;

@@ -150,13 +150,21 @@ void Manager::fork_child(ThreadCache* survivor) {
   pager_.blocks().mutex().reset_in_child();
   buddy_.fork_mutex().reset_in_child();
   heap_.reset_after_fork_child(survivor);
-  // The supervisor's segment counts one process, and that is the parent.
-  if (statistics_ != &private_statistics_) {
-    statistics_ = &private_statistics_;
-    pager_.set_statistics(*statistics_);
-    publish_layout();
-  }
+  count_for_itself();
   pager_.fork_child();
+}
+
+void Manager::begin_in_bare_child() {
+  count_for_itself();
+  pager_.begin_in_bare_child();
+}
+
+// The supervisor's segment counts one process, and that is the parent.
+void Manager::count_for_itself() {
+  if (statistics_ == &private_statistics_) return;
+  statistics_ = &private_statistics_;
+  pager_.set_statistics(*statistics_);
+  publish_layout();
 }
 
 void Manager::verify() {

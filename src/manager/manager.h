@@ -79,6 +79,8 @@ class Manager {
   void fork_prepare() POLDER_NO_THREAD_SAFETY_ANALYSIS;
   void fork_parent() POLDER_NO_THREAD_SAFETY_ANALYSIS;
   void fork_child(ThreadCache* survivor) POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  // In a child that was made while nothing was evicted, without the three. Async-signal-safe.
+  void begin_in_bare_child();
 
   // Walks everything that can be walked while other threads run, and checks the invariants.
   void verify();
@@ -86,6 +88,7 @@ class Manager {
  private:
   static Arena::Layout layout_for(std::size_t arena_size);
   void publish_layout();
+  void count_for_itself();
 
   StatisticsSegment private_statistics_;
   StatisticsSegment* statistics_;

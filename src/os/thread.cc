@@ -1,6 +1,7 @@
 #include "os/thread.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -66,6 +67,8 @@ void* run_service_thread(void* start) {
   const ThreadStart copy = *static_cast<const ThreadStart*>(start);
   bar_program();
   static_cast<void>(system_call(SYS_prctl, PR_SET_NAME, copy.name, 0, 0, 0));
+  // Not only where the thread may that happened to start it.
+  static_cast<void>(run_on(CpuSet::of_process()));
   copy.body(copy.argument);
   // Back into the count that its end is about to be taken from.
   if (auto* const count = thread_count.load(std::memory_order_relaxed); count != nullptr) count->fetch_add(1);
@@ -109,8 +112,12 @@ std::uint64_t mix(std::uint64_t value) {
   return value ^ (value >> 31);
 }
 
+// A service thread drops what there is no room for: whoever reads the pipe may wait for this thread.
 long write_all(int fd, const char* text, std::size_t length) {
   while (length != 0) {
+    pollfd output{fd, POLLOUT, 0};
+    constexpr timespec kNow{};
+    if (bars_program && system_call(SYS_ppoll, &output, 1, &kNow, nullptr, 0) == 0) return 0;
     const long written = uninterrupted_call(SYS_write, fd, text, length);
     if (written <= 0) return written;
     text += written;

@@ -34,6 +34,7 @@ PageCount Evictor::stage_victims_locked() {
   std::array<Claim, Cluster::kFolios> claims;
   std::uint32_t number = 0;
   std::uint32_t pages = 0;
+  bool closed_gates = false;
   // What is refused goes back to the lists, and does not come again before the others.
   for (std::uint64_t left = parts_.policy.aged().value;
        left != 0 && number < Cluster::kFolios && pages < Cluster::kEnoughPages; --left) {
@@ -49,6 +50,7 @@ PageCount Evictor::stage_victims_locked() {
       continue;
     }
     claims[number] = claim_locked(victim);
+    closed_gates = true;
     if (claims[number].ours == 0) {
       settle_claim(claims[number], 0);
       continue;
@@ -68,7 +70,7 @@ PageCount Evictor::stage_victims_locked() {
     evicted += move_neighbours({first, next}, *cluster);
     first = next;
   }
-  if (number != 0) parts_.wakeups.pages_settled();
+  if (closed_gates) parts_.wakeups.pages_settled();
   if (cluster->count == 0) {
     parts_.staging.give_back(*cluster);
     return {};
@@ -163,6 +165,7 @@ void Evictor::move_stretch(std::span<const Claim> claims, Stretch stretch, Clust
       if (is_ours(i)) stage_page(PageId{base.value + i}, position + i, cluster);
     }
     first += done;
+    if (done != 0) copied_on_write = false;
     if (first >= limit) continue;
     // Where one mapping ends and another begins all of it is refused, and where a part is locked: folio by folio then.
     const std::uint32_t folio_end = (first / kPagesPerFolio + 1) * kPagesPerFolio;

@@ -75,7 +75,7 @@ Resolution Filler::resolve(PageId page, const os::Fault& fault) {
       if (Location::from_bits(word.location()).is_pattern()) return fill_pattern(page, word, fault);
       return start_read(page, fault);
     case PageState::filling:
-      return meet(page);
+      return meet(page, word);
     case PageState::lost:
     case PageState::guard:  // about to be one, or one no longer
       parts_.uffd.wake(parts_.arena.address(page), kPageSize);
@@ -108,7 +108,8 @@ void Filler::revert(PageId page) {
   PageWord word = parts_.table.load(page);
   PageWord before;
   do {
-    before = is_unwanted(word) ? PageWord{} : word.with_state(word.source());
+    const bool nothing = is_unwanted(word) || word.source() == PageState::untouched;
+    before = nothing ? PageWord{} : word.with_state(word.source());
   } while (!parts_.table.transition(page, word, before));
   if (is_unwanted(word)) drop_copy(word);
 }

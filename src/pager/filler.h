@@ -128,7 +128,7 @@ class Filler {
   };
   PageId read_ahead(const Readahead::Ahead& ahead, PageId* marker);
   Stretches read_stretches(Run pages);
-  Resolution meet(PageId page);
+  Resolution meet(PageId page, PageWord word);
   void put_in_place(Read& read);
   void put_in_place_oldest();
   PageCount claim_stored(PageId first, std::uint32_t window, PageCount reserve);

@@ -126,21 +126,23 @@ PageCount Filler::room_kept_ahead() const { return {parts_.budget.watermarks().l
 // Some stay for faults.
 unsigned Filler::spare_reads() const { return std::max(read_count_ / 4, 1U); }
 
-// Somebody came for a page on its way: its installation wakes everybody. A marker's is now.
-Resolution Filler::meet(PageId page) {
-  for (unsigned i = 0; i < read_count_; ++i) {
-    Read& read = reads_[i];
-    if (!read.marker || read.count == 0 || page < read.first || page >= read.first + PageCount{read.count}) continue;
-    const PageId first = read.first;
-    read.marker = false;
-    if (read.held_ns != 0) put_in_place(read);
-    const Readahead::Ahead ahead = readahead_.reached(first);
-    if (ahead.pages == 0) break;
-    PageId marker = Readahead::kNowhere;
-    const PageId next = read_ahead(ahead, &marker);
-    readahead_.advance(next, marker);
-    break;
-  }
+// Somebody came for a page on its way: its installation wakes everybody. A marker's is now. What is stored and in no read
+// is being moved to another page: nobody will be woken.
+Resolution Filler::meet(PageId page, PageWord word) {
+  Read* const end = reads_ + read_count_;
+  Read* const read = std::find_if(reads_, end, [page](const Read& each) {
+    return each.count != 0 && page >= each.first && page < each.first + PageCount{each.count};
+  });
+  if (read == end) return word.source() == PageState::stored ? Resolution::transition : Resolution::done;
+  if (!read->marker) return Resolution::done;
+  const PageId first = read->first;
+  read->marker = false;
+  if (read->held_ns != 0) put_in_place(*read);
+  const Readahead::Ahead ahead = readahead_.reached(first);
+  if (ahead.pages == 0) return Resolution::done;
+  PageId marker = Readahead::kNowhere;
+  const PageId next = read_ahead(ahead, &marker);
+  readahead_.advance(next, marker);
   return Resolution::done;
 }
 

@@ -353,7 +353,13 @@ void Pager::fork_child() {
     holds_arming_ = false;
     phase_.store(kIdle);
   }
-  if (!fork_served_) return;
+  if (!fork_served_ && armed()) {
+    // Its parent shared another process's memory (vfork), or was copied past all handlers, and had no pager to inherit.
+    inheritance_step_ = "forking from a process without one";
+    inheritance_error_ = Errno(EOPNOTSUPP);
+  } else if (!fork_served_) {
+    return;
+  }
   if (!inheritance_error_.ok()) {
     os::bar_program();
     report_fork_without_pager(inheritance_step_, inheritance_error_.code());
@@ -381,6 +387,17 @@ void Pager::fork_child() {
   publish_start(true);
   for (unsigned i = 0; i < inherited_count_; ++i) os::close(inherited_[i]);
   inherited_count_ = 0;
+}
+
+void Pager::begin_in_bare_child() {
+  owner_process_ = os::process_id();
+  if (armed()) {
+    os::bar_program();
+    report_fork_without_pager("_Fork while paging began", EAGAIN);
+  }
+  // Whoever was about to start the pager is not here, and what there is of it is of no use.
+  std::uint32_t starting = kArming;
+  phase_.compare_exchange_strong(starting, kImpossible);
 }
 
 }  // namespace polder

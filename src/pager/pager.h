@@ -89,6 +89,10 @@ class Pager final : public PressureRelief {
   // report when that cannot be: wrong bytes are no alternative.
   void fork_child();
 
+  // In a child that was made while nothing was evicted, without the three: it can page by itself. Async-signal-safe. Ends
+  // the child with a report when paging began in that moment.
+  void begin_in_bare_child();
+
   // PressureRelief
   void relieve() override;
   bool was_needed() const override { return was_needed_.load(std::memory_order_relaxed); }

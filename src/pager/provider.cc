@@ -58,13 +58,10 @@ void Provider::withdraw(Run run) {
 
 // Address space and metadata for the run.
 bool Provider::ensure_described(Run run) {
+  if (parts_.budget.limited() && !make_room_to_describe(run)) return false;
   const Result<std::size_t> fresh_chunks = arena_.commit(run);
   if (fresh_chunks.value != 0) {
-    const PageCount metadata{fresh_chunks.value * metadata_per_chunk_.value};
-    if (parts_.budget.limited() && parts_.budget.free() < metadata + relief_.reserve()) {
-      relief_.make_room(metadata);
-    }
-    parts_.budget.charge_metadata(metadata);
+    parts_.budget.charge_metadata(PageCount{fresh_chunks.value * metadata_per_chunk_.value});
   }
   if (!fresh_chunks.ok()) return false;
   const BlockId end = block_of(run.end() - PageCount{1}) + BlockCount{1};
@@ -73,6 +70,16 @@ bool Provider::ensure_described(Run run) {
   const std::size_t folios = std::size_t{end.value} * kFoliosPerBlock;
   return parts_.table.ensure(first_page(end)).ok() && gate_flags_.ensure(folios).ok() &&
          ageing_nodes_.ensure(folios).ok() && parts_.blocks.ensure_locked(end).ok();
+}
+
+// False where the run's metadata alone would be too much: it stays, and nothing else would ever have room.
+bool Provider::make_room_to_describe(Run run) {
+  const PageCount metadata{arena_.uncommitted_chunks(run) * metadata_per_chunk_.value};
+  if (metadata.value == 0) return true;
+  const Budget& budget = parts_.budget;
+  if (budget.metadata() + metadata + budget.watermarks().high >= budget.limit()) return false;
+  if (budget.free() < metadata + relief_.reserve()) relief_.make_room(metadata);
+  return true;
 }
 
 bool Provider::provide_piece(Run piece, Occupancy occupancy) {

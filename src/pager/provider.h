@@ -73,6 +73,7 @@ class Provider final : public Backing {
 
  private:
   bool ensure_described(Run run);
+  bool make_room_to_describe(Run run);
   bool provide_piece(Run piece, Occupancy occupancy);
   bool try_native(Run piece, Occupancy occupancy, PageCount* needed, BlockMode* mode);
   bool try_huge(BlockId block, Occupancy occupancy, BlockMode mode) POLDER_REQUIRES(parts_.blocks.mutex());

@@ -44,7 +44,7 @@ Errno Provider::guard_piece(Run piece) {
     while (!parts_.table.transition(page, word, PageWord::of(PageState::guard))) {
       POLDER_CHECK(word.state() != PageState::guard, "page is made a guard once", page.value);
       drop_managed({page, {1}}, Exactness::at_once);
-      word = PageWord{};
+      word = parts_.table.load(page);
     }
   }
   const Errno error = os::install_guards(parts_.arena.address(piece.first), bytes(piece.pages));

@@ -15,6 +15,11 @@ std::size_t bitmap_bytes(std::size_t arena_size) {
   return (words * sizeof(std::uint64_t) + kPageSize - 1) & ~(kPageSize - 1);
 }
 
+constexpr std::uint32_t kPagesPerChunk = Arena::kChunkSize / kPageSize;
+
+constexpr std::size_t first_chunk_of(Run run) { return run.first.value / kPagesPerChunk; }
+constexpr std::size_t chunks_end_of(Run run) { return (run.end().value + kPagesPerChunk - 1) / kPagesPerChunk; }
+
 }  // namespace
 
 Errno Arena::reserve(std::size_t wanted, std::size_t smallest, Layout (*layout_for)(std::size_t)) {
@@ -62,17 +67,24 @@ std::atomic<std::uint64_t>& Arena::committed_word(std::size_t chunk) const {
   return chunk < 64 ? first_committed_ : committed_[chunk / 64];
 }
 
+// Acquire pairs with the release in commit(): whoever sees the bit may touch the chunk.
+bool Arena::is_committed(std::size_t chunk) const {
+  return (committed_word(chunk).load(std::memory_order_acquire) >> (chunk % 64) & 1) != 0;
+}
+
+std::size_t Arena::uncommitted_chunks(Run run) const {
+  const std::size_t end = chunks_end_of(run);
+  std::size_t number = 0;
+  for (std::size_t chunk = first_chunk_of(run); chunk < end; ++chunk) number += !is_committed(chunk);
+  return number;
+}
+
 Result<std::size_t> Arena::commit(Run run) {
   POLDER_DCHECK(run.pages.value != 0 && run.end().value <= pages().value, "run inside the arena", run.first.value,
                 run.pages.value);
-  constexpr std::uint32_t kPagesPerChunk = kChunkSize / kPageSize;
-  const std::size_t end = (run.end().value + kPagesPerChunk - 1) / kPagesPerChunk;
+  const std::size_t end = chunks_end_of(run);
   std::size_t fresh = 0;
-  // Acquire pairs with the release below: whoever sees the bit may touch the chunk.
-  const auto is_committed = [this](std::size_t chunk) {
-    return (committed_word(chunk).load(std::memory_order_acquire) >> (chunk % 64) & 1) != 0;
-  };
-  for (std::size_t chunk = run.first.value / kPagesPerChunk; chunk < end;) {
+  for (std::size_t chunk = first_chunk_of(run); chunk < end;) {
     if (is_committed(chunk)) {
       ++chunk;
       continue;

@@ -66,9 +66,12 @@ class Arena {
   // Makes the run's chunks accessible; the number of chunks that were not before. ENOMEM under strict overcommit or at
   // vm.max_map_count.
   Result<std::size_t> commit(Run run);
+  // How many chunks that would be now.
+  std::size_t uncommitted_chunks(Run run) const;
 
  private:
   std::atomic<std::uint64_t>& committed_word(std::size_t chunk) const;
+  bool is_committed(std::size_t chunk) const;
 
   char* bitmap() const { return reservation_ + kGuardSize; }
 

@@ -1,4 +1,5 @@
-// Children made by _Fork and by clone find every byte that their parent had, evicted or not, and can allocate.
+// Children made by _Fork and by clone find every byte that their parent had, evicted or not, and can allocate, also more than
+// their limit.
 #include <sched.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -34,6 +35,13 @@ int child_work(void* argument) {
   return right() ? 0 : 4;
 }
 
+void fill() {
+  for (std::size_t index = 0; index < 42'000; ++index) {
+    objects.push_back(static_cast<unsigned char*>(std::malloc(2000)));
+    std::memset(objects.back(), static_cast<int>(index * 3 & 0xff), 2000);
+  }
+}
+
 int failures = 0;
 
 void expect_success(pid_t child, const char* what) {
@@ -47,11 +55,14 @@ void expect_success(pid_t child, const char* what) {
 }  // namespace
 
 int main() {
-  for (std::size_t index = 0; index < 42'000; ++index) {
-    objects.push_back(static_cast<unsigned char*>(std::malloc(2000)));
-    std::memset(objects.back(), static_cast<int>(index * 3 & 0xff), 2000);
-  }
   static char argument[] = "argument";
+  const pid_t early = _Fork();
+  if (early == 0) {
+    fill();
+    _exit(child_work(argument));
+  }
+  expect_success(early, "_Fork before anything is evicted");
+  fill();
   static char stack[256 << 10];
   for (int round = 0; round < 3; ++round) {
     const pid_t child = _Fork();

@@ -46,6 +46,25 @@ class GuardsTest : public ManagerFixture {
   }
 };
 
+// As a fill leaves it that was given up while its neighbour's owner freed it.
+TEST_P(GuardsTest, APageThatIsNothingAndWasDiscardedBecomesAGuard) {
+  ASSERT_NO_FATAL_FAILURE(begin(16 * kMiB));
+  if (IsSkipped()) return;
+  char* const span = static_cast<char*>(heap().allocate(cache_, 300'000));
+  ASSERT_NE(span, nullptr);
+  span[0] = 1;
+  std::vector<Block> blocks;
+  for (std::uint32_t i = 0; i < 40; ++i) blocks.push_back(allocate(kMiB, i));
+  const PageId page = manager_->arena().page_of(span + 100'000);
+  auto& table = const_cast<PageTable&>(manager_->pager().table());
+  ASSERT_EQ(table.load(page), PageWord{});
+  ASSERT_EQ(manager_->pager().blocks().mode(block_of(page)), BlockMode::managed);
+  table.set_unshared(page, PageWord{}.with_discarded());
+  heap().free(cache_, span);
+  EXPECT_FALSE(os::is_readable(span + 100'000));
+  for (std::uint32_t i = 0; i < 40; ++i) EXPECT_TRUE(is_right(blocks[i], i)) << i;
+}
+
 TEST_P(GuardsTest, WhatWaitsIsNotCharged) {
   ASSERT_NO_FATAL_FAILURE(begin(256 * kMiB));
   if (IsSkipped()) return;

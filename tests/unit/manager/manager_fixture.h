@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <cstdint>
 #include <cstdlib>
 #include <memory>
 #include <string>
@@ -13,6 +14,7 @@
 #include "manager/manager.h"
 #include "os/thread.h"
 #include "os/userfaultfd.h"
+#include "vm/budget.h"
 
 namespace polder {
 
@@ -45,12 +47,14 @@ class ManagerFixture : public ::testing::TestWithParam<os::IoBackend> {
     options.arena_bytes = arena_bytes;
     options.smallest_arena_bytes = arena_bytes;
     options.hardening = hardening;
+    options.watermark_scale = watermark_scale_;
     manager_ = std::make_unique<Manager>(options);
     manager_->allow_threads();
     cache_ = manager_->heap().create_cache();
     ASSERT_NE(cache_, nullptr);
   }
 
+  std::uint32_t watermark_scale_ = kDefaultWatermarkScale;  // of start()
   std::unique_ptr<Manager> manager_;
   ThreadCache* cache_ = nullptr;  // the main thread's
 

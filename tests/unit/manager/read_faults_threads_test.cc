@@ -13,6 +13,27 @@
 namespace polder {
 namespace {
 
+// As when realloc moves the page's copy to another page: there is no read that would wake whoever else touches it.
+TEST_P(ReadFaultsTest, AFaultOnAPageThatIsBeingMovedIsTriedAgain) {
+  prepare(72 * kMiB, 24 * kMiB);
+  make_room();
+  auto& table = const_cast<PageTable&>(manager_->pager().table());
+  const PageId page = manager_->arena().page_of(victims_.page(0));
+  const PageWord stored = table.load(page);
+  ASSERT_EQ(stored.state(), PageState::stored);
+  PageWord word = stored;
+  const PageWord moving = stored.with_state(PageState::filling).with_source(PageState::stored);
+  ASSERT_TRUE(table.transition(page, word, moving));
+  const std::uint64_t faults = manager_->statistics().pager.faults.load();
+  std::atomic<Seen> seen{Seen::wrong};
+  std::thread toucher([&] { seen = victims_.look(0); });
+  while (manager_->statistics().pager.faults.load() == faults) std::this_thread::yield();
+  word = moving;
+  ASSERT_TRUE(table.transition(page, word, stored));
+  toucher.join();
+  EXPECT_EQ(seen, Seen::right);
+}
+
 // The page's bytes come back as soon as the first attempt has failed; the next one waits a millisecond for them.
 TEST_P(ReadFaultsTest, AReadThatFailsAtFirstEndsRightOrInSigbus) {
   prepare(72 * kMiB, 24 * kMiB);

@@ -118,6 +118,21 @@ TEST(ServiceThread, RunsOnItsOwnGuardedStack) {
   worker.end();
 }
 
+TEST(ServiceThread, RunsWhereTheProcessMay) {
+  const unsigned all = cpu_count();
+  unsigned its = 0;
+  std::thread([&its] {
+    ASSERT_TRUE(run_on_cpu(current_cpu()));
+    Worker worker;
+    ASSERT_EQ(worker.start("anywhere"), kOk);
+    cpu_set_t cpus;
+    ASSERT_EQ(sched_getaffinity(static_cast<pid_t>(worker.thread), sizeof cpus, &cpus), 0);
+    its = static_cast<unsigned>(CPU_COUNT(&cpus));
+    worker.end();
+  }).join();
+  EXPECT_EQ(its, all);
+}
+
 TEST(ServiceThread, FollowsAChangeOfUser) {
   // setuid stops every thread with a signal of the C library's: blocking that one would hang it.
   if (geteuid() != 0) GTEST_SKIP() << "needs root, to give it up";
@@ -378,6 +393,30 @@ TEST(MessageSink, WritesOneLineToStandardError) {
     errno = 99;
     say(Message().text("nobody listens"));
     return errno == 99 ? 0 : 1;
+  }));
+}
+
+// Whoever would read it may wait for the thread.
+TEST(MessageSink, AServiceThreadDropsWhatThereIsNoRoomFor) {
+  EXPECT_CHILD_OK(test::in_child([] {
+    alarm(60);
+    const Result<Pipe> pipe = make_pipe();
+    CHILD_EXPECT(pipe.ok());
+    CHILD_EXPECT(fcntl(pipe.value.write_end, F_SETFL, O_NONBLOCK) == 0);
+    const char page[4096] = {};
+    while (::write(pipe.value.write_end, page, sizeof page) > 0) {
+    }
+    CHILD_EXPECT(fcntl(pipe.value.write_end, F_SETFL, 0) == 0);
+    dup2(pipe.value.write_end, 2);
+    install_message_sink();
+    std::atomic<bool> said{false};
+    const auto speak = [](void* done) {
+      say(Message().text("the pipe is full"));
+      static_cast<std::atomic<bool>*>(done)->store(true);
+    };
+    CHILD_EXPECT(start_service_thread(speak, &said, "speaker", 64 << 10).ok());
+    while (!said) sleep_ms(1);
+    return 0;
   }));
 }
 

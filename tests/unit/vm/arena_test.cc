@@ -55,11 +55,14 @@ TEST(Arena, CommitsWholeChunksOnce) {
   ASSERT_TRUE(arena.reserve(4 * Arena::kChunkSize, Arena::kChunkSize, small_layout).ok());
   constexpr std::uint32_t kChunkPages = Arena::kChunkSize / kPageSize;
   const polder::Run straddling{.first = PageId{kChunkPages - 1}, .pages = PageCount{2}};
+  EXPECT_EQ(arena.uncommitted_chunks(straddling), 2U);
   const Result<std::size_t> first = arena.commit(straddling);
   ASSERT_TRUE(first.ok());
   EXPECT_EQ(first.value, 2U);
   std::memset(arena.address(straddling.first), 1, 2 * kPageSize);
+  EXPECT_EQ(arena.uncommitted_chunks(straddling), 0U);
   EXPECT_EQ(arena.commit(straddling).value, 0U);
+  EXPECT_EQ(arena.uncommitted_chunks({.first = PageId{0}, .pages = arena.pages()}), 2U);
   EXPECT_EQ(arena.commit(polder::Run{.first = PageId{0}, .pages = PageCount{3 * kChunkPages}}).value, 1U);
   EXPECT_EQ(arena.address(straddling.first)[0], 1);
 }
