@@ -23,7 +23,7 @@ std::atomic<bool> damaged{false};
 void churn(unsigned seed) {
   void* blocks[64];
   for (unsigned index = 0; index < 64; ++index) {
-    const std::size_t size = (seed * 37 + index * 91) % 3000 + (index % 16 == 0 ? 70000U : 1U);
+    const std::size_t size = (seed * 37 + index * 91) % 3000 + (index == 0 ? 70000U : 1U);
     blocks[index] = std::malloc(size);
     std::memset(blocks[index], static_cast<int>(index), size);
   }
