@@ -1,6 +1,5 @@
 #include "os/mapping.h"
 
-#include <fcntl.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/personality.h>
@@ -238,16 +237,7 @@ Errno remove_guards(void* address, std::size_t size) {
 }
 
 void advise_huge_pages(void* address, std::size_t size, HugePages policy) {
-  switch (policy) {
-    case HugePages::never:
-      static_cast<void>(advise(address, size, MADV_NOHUGEPAGE));
-      return;
-    case HugePages::always:
-      static_cast<void>(advise(address, size, MADV_HUGEPAGE));
-      return;
-    case HugePages::system_default:
-      return;  // what every mapping starts with; the kernel has no way back to it
-  }
+  static_cast<void>(advise(address, size, policy == HugePages::never ? MADV_NOHUGEPAGE : MADV_HUGEPAGE));
 }
 
 namespace {
@@ -293,10 +283,6 @@ bool page_tables_are_shadowed() {
   const bool shadowed = shortest > kShadowedNs && shortest != UINT64_MAX;
   known.store(shadowed ? kYes : kNo, std::memory_order_relaxed);
   return shadowed;
-}
-
-Errno set_fork_inheritance(void* address, std::size_t size, ForkInheritance inheritance) {
-  return advise(address, size, inheritance == ForkInheritance::omit ? MADV_DONTFORK : MADV_DOFORK);
 }
 
 Errno populate_writable(void* address, std::size_t size) {
@@ -358,15 +344,6 @@ PresentPages first_present(const void* address, std::size_t size, std::size_t le
 std::uintptr_t program_break() {
   const long result = system_call(SYS_brk, nullptr);
   return result > 0 ? static_cast<std::uintptr_t>(result) : 0;
-}
-
-int overcommit_mode() {
-  const long fd = uninterrupted_call(SYS_openat, AT_FDCWD, "/proc/sys/vm/overcommit_memory", O_RDONLY | O_CLOEXEC, 0);
-  if (fd < 0) return 0;
-  char digit = '0';
-  const long length = uninterrupted_call(SYS_read, fd, &digit, 1);
-  static_cast<void>(system_call(SYS_close, fd));
-  return length == 1 && digit >= '0' && digit <= '2' ? digit - '0' : 0;
 }
 
 std::size_t address_space_limit() {

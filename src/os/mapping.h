@@ -50,7 +50,7 @@ Errno install_guards(void* address, std::size_t size);
 // Accessible again: they read as zero, or fault to their userfaultfd.
 Errno remove_guards(void* address, std::size_t size);
 
-enum class HugePages : unsigned char { never, system_default, always };
+enum class HugePages : unsigned char { never, always };
 // Ignored by kernels without transparent huge pages.
 void advise_huge_pages(void* address, std::size_t size, HugePages policy);
 enum class HugePageMode : unsigned char { never, advised, unasked };
@@ -61,10 +61,6 @@ HugePageMode huge_page_mode();
 // of a page that is there takes microseconds, and a walk is not longer for small pages than it is without a hypervisor.
 // The first call measures it, in 0.1 ms. False where the kernel cannot populate memory (before 5.14).
 bool page_tables_are_shadowed();
-
-enum class ForkInheritance : unsigned char { copy, omit };
-// Whether fork copies the range into the child (MADV_DOFORK / MADV_DONTFORK).
-Errno set_fork_inheritance(void* address, std::size_t size, ForkInheritance inheritance);
 
 // Faults the whole range writable, breaking copy-on-write with relatives left by fork (MADV_POPULATE_WRITE). Contents do
 // not change. EINVAL where the program has made the range inaccessible, and from kernels before 5.14.
@@ -86,8 +82,6 @@ PresentPages first_present(const void* address, std::size_t size, std::size_t le
 // Where the data segment ends that brk(2) moves; 0 when the kernel does not say.
 std::uintptr_t program_break();
 
-// "overcommit_memory" as the kernel reports it (0 heuristic, 1 always, 2 strict); 0 when unreadable.
-int overcommit_mode();
 // Soft RLIMIT_AS in bytes; SIZE_MAX when unlimited.
 std::size_t address_space_limit();
 

@@ -4,7 +4,7 @@
 //   area      kMaxClusters clusters of kPositions page positions of address space. A folio's pages keep their offsets
 //             in one of the cluster's kFolios windows, so that one move serves the whole folio, holes included, and
 //             neighbours that have windows side by side
-//   cluster   empty ─► staged ─► writing ─► written | failed ─► empty (or staged again, with what could not be stored)
+//   cluster   empty ─► staged ─► writing ─► empty (or staged again, with what could not be stored)
 //   order     staged clusters queue; the oldest is processed first: staging is the second chance's clock hand
 //   charge    every staged page stays charged until its staging page is discarded
 //
@@ -94,7 +94,6 @@ class Staging {
   void enqueue(Cluster& cluster);
   Cluster* dequeue_oldest();
   std::uint32_t staged() const { return staged_; }
-  std::uint32_t in_use() const { return in_use_; }
 
   // In a forked child: staging pages, all of which fork copied.
   PageCount pages() const;

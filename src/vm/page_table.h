@@ -3,7 +3,7 @@
 //   state      the page's bytes are…                                   who may leave the state
 //   untouched  nowhere: reads as zero, not charged                     pager (fill)
 //   resident   in the arena, charged                                   reclaimer (evict), purge, pager (found missing)
-//   evicting   in the arena, about to be moved                         the reclaimer that put it there
+//   evicting   in the arena, about to be moved                         the reclaimer, or the purge, that put it there
 //   staged     in a staging page, charged there                        pager (steal back), reclaimer (retire)
 //   stored     in the store at location(), not charged                 pager (fill), discard
 //   filling    on their way back (from source(): zero, staged, stored) the pager that put it there
