@@ -4,8 +4,8 @@
 // definition that this one calls could not be reached, and its child would read zeros for what is evicted: so it does not
 // link, for want of __tls_get_addr, which only the dynamic linker has.
 //
-// It may be called from signal handlers, where no lock may be taken; as long as nothing has ever been evicted it is left
-// alone. Once the pager runs, a handler that interrupts malloc and calls _Fork can wait for ever.
+// It may be called from signal handlers, where no lock may be taken; as long as nothing has ever been evicted the child
+// only notes that it is a process of its own. Once the pager runs, a handler that interrupts malloc and calls _Fork can wait for ever.
 #include <dlfcn.h>
 #include <sys/types.h>
 #include <cerrno>

@@ -181,7 +181,7 @@ static_assert(size_classes_hold());
 constexpr SizeClass size_class_for(std::size_t size) { return {internal::kClassBySize[(size + 15) / 16]}; }
 
 // Smallest class of at least `size` bytes whose objects are aligned to `alignment`, a power of two; no class (index 0)
-// when only a large run will do.
+// when only a span or a large run will do.
 constexpr SizeClass size_class_for_aligned(std::size_t size, std::size_t alignment) {
   if (size > kLargestSmall || alignment > kLargestSmall) return {};
   SizeClass size_class = size_class_for(size > alignment ? size : alignment);

@@ -1,9 +1,10 @@
 // Spans: allocations of more than 4.5 KiB up to 512 KiB, cut side by side out of blocks of 512 units. Those of more than
-// 32 KiB, and what has to be aligned, in units of a page out of blocks of 2 MiB; smaller ones in units of 512 bytes out of
-// blocks of 256 KiB, since half a page is much of them. (Measured against pages for all: peak memory of realloc_vectors
-// 0.973, of lua 0.99, of calloc, where spans come and go and leave gaps within pages, 0.995, in units of 1 KiB; of 2 KiB the
-// half of that; of 512 bytes realloc_vectors and trace another 0.994. Searching all blocks for the shortest gap gained nothing.) Larger ones are runs of their own (large.h): what those
-// waste at their end, up to 7 pages, would be too much of these.
+// 32 KiB, and what has to be aligned to pages, in units of a page out of blocks of 2 MiB; smaller ones in units of 512 bytes
+// out of blocks of 256 KiB, since half a page is much of them. (Measured against pages for all: peak memory of
+// realloc_vectors 0.973, of lua 0.99, of calloc, where spans come and go and leave gaps within pages, 0.995, in units of
+// 1 KiB; of 2 KiB the half of that; of 512 bytes realloc_vectors and trace another 0.994. Searching all blocks for the
+// shortest gap gained nothing.) Larger ones are runs of their own (large.h): what those waste at their end, up to 7 pages,
+// would be too much of these.
 //
 //   choice      the block whose longest gap is the shortest that is long enough, in it the shortest such gap: full blocks
 //               fill up, the others have a chance to become empty, and then they go back to the buddy. Where spans have

@@ -65,7 +65,8 @@ class Pager final : public PressureRelief {
   // Brings the gauges of the statistics up to date.
   void publish_gauges() { polder::publish_gauges(vm_); }
 
-  // The process can start threads now (its constructors run). Until then nothing is evicted, and allocations beyond the limit fail.
+  // The process can start threads now (its constructors run). Until then nothing is evicted, and allocations beyond the
+  // limit fail.
   void allow_threads() { threads_allowed_.store(true, std::memory_order_relaxed); }
 
   // After the budget's limit was lowered: waits until what is charged fits. ETIMEDOUT when nothing more can be evicted;

@@ -94,6 +94,10 @@ if "push   %rbp" not in code["malloc"]:
         start_up = int(re.search(r"^([0-9a-f]+) . polder_start_up_code$", output("nm", library), flags=re.MULTILINE).group(1), 16)
         check(sizes[".text.first"] < 40 << 10 and sizes[".text.second"] <= 16 << 10 and sizes[".text.third"] <= 24 << 10,
               "sizes of code that is run", sizes)
+        start_up_end = int(re.search(r"^([0-9a-f]+) . polder_start_up_end$", output("nm", library), flags=re.MULTILINE).group(1), 16)
+        written_from = int(re.search(r"GNU_RELRO\s+0x[0-9a-f]+ 0x([0-9a-f]+)", headers).group(1), 16)
+        check(start_up < start_up_end <= written_from, "what is unloaded ends before what is written",
+              (hex(start_up_end), hex(written_from)))
         check(start_up % (64 << 10) <= 28 << 10, "size of the code that every process runs", hex(start_up))
         segments = [line.split()[1:] for line in re.findall(r"^\s+\d\d\s.* \.text\b.*$", headers, flags=re.MULTILINE)]
         check([segment[-1] for segment in segments] == [".text.first", ".text.second", ".text.third", ".text"] and
