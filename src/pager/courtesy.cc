@@ -10,7 +10,6 @@ namespace {
 // After the loop had to be rescued: doubled when politeness did not pay, which takes a few times what starving costs.
 // Beside something that runs now and then (30 times a second, say) the loop is polite in between; beside a busy loop,
 // hardly ever.
-constexpr std::uint64_t kShortestPauseNs = 10'000'000;
 constexpr std::uint64_t kLongestPauseNs = 4'000'000'000;
 constexpr std::uint64_t kPaidNs = std::uint64_t{4} * Courtesy::kPatienceMs * 1'000'000;
 

@@ -27,6 +27,8 @@ namespace polder {
 class Courtesy {
  public:
   static constexpr int kPatienceMs = 3;
+  // A loop that starved is not polite again before that; longer where it starved again soon after.
+  static constexpr std::uint64_t kShortestPauseNs = 10'000'000;
 
   // --- fault loop ---
 

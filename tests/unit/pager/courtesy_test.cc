@@ -57,10 +57,21 @@ TEST_F(CourtesyTest, ALoopThatRestsIsMadeFirmAndMayBePoliteAgain) {
 }
 
 TEST_F(CourtesyTest, ALoopThatStarvedIsNotPoliteForAWhile) {
-  while (courtesy_.polite() || sched_getscheduler(0) != SCHED_OTHER) os::relax_cpu();  // runnable, and no round
-  courtesy_.be_polite();
-  EXPECT_FALSE(courtesy_.polite());
-  become_polite();
+  // The pause begins when the guard steps in, which is after the loop was last seen polite. A thread that did not run
+  // for the whole pause has seen nothing of it: it starves once more.
+  for (bool seen = false; !seen;) {
+    std::uint64_t polite_at = 0;
+    while (courtesy_.polite() || sched_getscheduler(0) != SCHED_OTHER) {  // runnable, and no round
+      const std::uint64_t now = os::monotonic_ns();
+      if (courtesy_.polite()) polite_at = now;
+      os::relax_cpu();
+    }
+    courtesy_.be_polite();
+    const bool polite = courtesy_.polite();
+    seen = os::monotonic_ns() < polite_at + Courtesy::kShortestPauseNs;
+    EXPECT_FALSE(seen && polite);
+    become_polite();
+  }
 }
 
 // The guard and the loop change the class at the same time: whoever comes last, firm means firm.
