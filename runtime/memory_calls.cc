@@ -48,15 +48,19 @@ Errno advise(void* address, std::size_t size, int advice) {
   const std::uintptr_t begin = reinterpret_cast<std::uintptr_t>(address);
   const std::size_t padded = (size + kPageSize - 1) & ~(kPageSize - 1);
   const bool well_formed = begin % kPageSize == 0 && padded >= size && begin + padded >= begin && padded != 0;
-  if (!discards(advice) || !well_formed || !manager_runs()) return os::pass_madvise(address, size, advice);
-  return discard({begin, begin + padded}, advice);
+  if (!well_formed || !manager_runs()) return os::pass_madvise(address, size, advice);
+  if (discards(advice)) return discard({begin, begin + padded}, advice);
+  const Errno error = os::pass_madvise(address, size, advice);
+  if (advice == MADV_DOFORK) running_manager().withhold_evictable();
+  return error;
 }
 
 }  // namespace
 }  // namespace polder::runtime
 
 // madvise(2). Inside the arena, what discards contents does so for resident and for evicted pages alike: they read as zero
-// at the next touch.
+// at the next touch. MADV_DOFORK and MADV_DONTFORK mean nothing there once a page can be evicted: fork copies it, a child
+// made past fork's handlers does not find it.
 extern "C" POLDER_EXPORT int madvise(void* address, std::size_t size, int advice) noexcept {
   const polder::Errno error = polder::runtime::advise(address, size, advice);
   if (error.ok()) return 0;

@@ -36,8 +36,8 @@ extern "C" {
  * pointers that are none of this heap. polder_malloc_trim gives back what is idle, and returns 1 if that was anything.
  *
  * Functions registered with pthread_atfork before the library was loaded may not call these. Memory of libpolder-dl.so
- * survives fork, but it does not see clone, _Fork and madvise: pages that are evicted at such a call read as zero in the
- * child, or come back as they were.
+ * survives fork, but it does not see clone, _Fork and madvise: the child does not find what can be evicted, so that
+ * touching it raises SIGSEGV; discarded pages may come back as they were.
  */
 void* polder_malloc(size_t size) POLDER_NOEXCEPT;
 void* polder_calloc(size_t count, size_t size) POLDER_NOEXCEPT;

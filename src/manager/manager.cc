@@ -129,15 +129,22 @@ void Manager::program_discard(void* address, std::size_t size) {
   pager_.drop_contents(Run{.first = arena_.page_of(address), .pages = pages_down(size)});
 }
 
+void Manager::withhold_evictable() {
+  const os::MutexLock lock(pager_.blocks().mutex());
+  pager_.withhold_memory_locked();
+}
+
 void Manager::fork_prepare() {
   pager_.fork_prepare();
   heap_.lock_for_fork();
   buddy_.fork_mutex().lock();
   pager_.blocks().mutex().lock();
   pool_.fork_mutex().lock();
+  pager_.hand_on_memory_locked();
 }
 
 void Manager::fork_parent() {
+  pager_.withhold_memory_locked();
   pool_.fork_mutex().unlock();
   pager_.blocks().mutex().unlock();
   buddy_.fork_mutex().unlock();

@@ -74,6 +74,10 @@ class Manager {
   // The program drops the contents of whole pages of heap memory it goes on using: they read as zero at the next touch.
   void program_discard(void* address, std::size_t size);
 
+  // After the program has told the kernel that children find all of the heap: those that nobody tells us of shall not find
+  // what can be evicted, which would be zeros to them.
+  void withhold_evictable();
+
   // Around fork(2), on the forking thread: prepare first, then one of the others; the child's with the thread's cache,
   // ThreadCache::empty() where it has none.
   void fork_prepare() POLDER_NO_THREAD_SAFETY_ANALYSIS;

@@ -4,6 +4,7 @@
 #include <linux/stat.h>
 #include <poll.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/vfs.h>
 #include <unistd.h>
@@ -177,6 +178,30 @@ Result<int> lift(Result<int> descriptor) {
   return as_descriptor(lifted);
 }
 
+// What `make` gives. Where the soft limit of descriptors is in its way it makes once more under the hard one: what is open
+// then stays open. For that moment all of the process has the hard limit, and what another thread spawns in it keeps it.
+template <typename Make>
+auto despite_soft_limit(const Make& make) {
+  struct Limit {  // the kernel's rlimit64
+    std::uint64_t soft;
+    std::uint64_t hard;
+  };
+  const auto limit = [](const Limit* set, Limit* get) {
+    return system_call(SYS_prlimit64, 0, RLIMIT_NOFILE, set, get) == 0;
+  };
+  const auto first = make();
+  Limit usual;
+  if (first.error != Errno(EMFILE) || !limit(nullptr, &usual)) return first;
+  const Limit raised{usual.hard, usual.hard};
+  // Nothing to raise: somebody else has done so, or did when we met it.
+  const bool raises = usual.soft < usual.hard && limit(&raised, nullptr);
+  const auto second = make();
+  Limit now;
+  const bool unchanged = raises && limit(nullptr, &now) && now.soft == raised.soft && now.hard == raised.hard;
+  if (unchanged) static_cast<void>(limit(&usual, nullptr));
+  return second;
+}
+
 }  // namespace
 
 Result<int> open_directory(const char* path) {
@@ -229,10 +254,12 @@ void close(int fd) {
 }
 
 Result<Pipe> make_pipe() {
-  int ends[2];
-  const long result = system_call(SYS_pipe2, ends, O_CLOEXEC);
-  if (result < 0) return failure<Pipe>(static_cast<int>(-result));
-  return success(Pipe{ends[0], ends[1]});
+  return despite_soft_limit([] {
+    int ends[2];
+    const long result = system_call(SYS_pipe2, ends, O_CLOEXEC);
+    if (result < 0) return failure<Pipe>(static_cast<int>(-result));
+    return success(Pipe{ends[0], ends[1]});
+  });
 }
 
 bool peer_closed(int read_end) {
@@ -290,14 +317,16 @@ Errno take_private_descriptor_table(const int* keep, unsigned count) {
 }
 
 Result<int> copy_descriptor_from_thread(std::uint32_t thread, int fd) {
-  constexpr unsigned kPidfdThread = O_EXCL;  // since 6.9
-  const long pidfd = system_call(SYS_pidfd_open, thread, kPidfdThread);
-  if (pidfd >= 0) {
-    const long copy = system_call(SYS_pidfd_getfd, pidfd, fd, 0);
-    static_cast<void>(system_call(SYS_close, pidfd));
-    if (copy >= 0 || copy == -EBADF || copy == -EMFILE) return lift(as_descriptor(copy));
-  }
-  return lift(reopen_through_proc(thread, fd));
+  return despite_soft_limit([&] {
+    constexpr unsigned kPidfdThread = O_EXCL;  // since 6.9
+    const long pidfd = system_call(SYS_pidfd_open, thread, kPidfdThread);
+    if (pidfd >= 0) {
+      const long copy = system_call(SYS_pidfd_getfd, pidfd, fd, 0);
+      static_cast<void>(system_call(SYS_close, pidfd));
+      if (copy >= 0 || copy == -EBADF || copy == -EMFILE) return lift(as_descriptor(copy));
+    }
+    return lift(reopen_through_proc(thread, fd));
+  });
 }
 
 }  // namespace polder::os

@@ -38,7 +38,8 @@ Result<int> open_existing(const char* path);
 
 void close(int fd);
 
-// One direction of a pipe that tells when the last holder of the other end is gone.
+// One direction of a pipe that tells when the last holder of the other end is gone. EMFILE: at the hard limit of
+// descriptors; the soft one does not count here.
 struct Pipe {
   int read_end = -1;
   int write_end = -1;
@@ -63,6 +64,7 @@ Errno take_private_descriptor_table(const int* keep, unsigned count);
 
 // Opens in the calling thread's table what thread `thread` of this process has open as `fd`: pidfd_getfd where the
 // kernel has PIDFD_THREAD, else through /proc/self/task. Close-on-exec, and never one of 0 to 2. EBADF: not open there.
+// EMFILE as for make_pipe().
 Result<int> copy_descriptor_from_thread(std::uint32_t thread, int fd);
 
 }  // namespace polder::os

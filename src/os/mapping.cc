@@ -236,6 +236,11 @@ Errno remove_guards(void* address, std::size_t size) {
   return advise(address, size, MADV_GUARD_REMOVE);
 }
 
+Errno set_inheritance(void* address, std::size_t size, Inheritance inheritance) {
+  POLDER_DCHECK(page_aligned(address, size), "set_inheritance: range", address, size);
+  return advise(address, size, inheritance == Inheritance::copied ? MADV_DOFORK : MADV_DONTFORK);
+}
+
 void advise_huge_pages(void* address, std::size_t size, HugePages policy) {
   static_cast<void>(advise(address, size, policy == HugePages::never ? MADV_NOHUGEPAGE : MADV_HUGEPAGE));
 }

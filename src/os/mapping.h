@@ -50,6 +50,12 @@ Errno install_guards(void* address, std::size_t size);
 // Accessible again: they read as zero, or fault to their userfaultfd.
 Errno remove_guards(void* address, std::size_t size);
 
+// What a process made by fork finds there: a copy, or no mapping, so that touching it raises SIGSEGV. EAGAIN at
+// vm.max_map_count, where the range is only a part of its mapping; ENOMEM, all the rest done, where something in it is not
+// mapped.
+enum class Inheritance : unsigned char { copied, nothing };
+Errno set_inheritance(void* address, std::size_t size, Inheritance inheritance);
+
 enum class HugePages : unsigned char { never, always };
 // Ignored by kernels without transparent huge pages.
 void advise_huge_pages(void* address, std::size_t size, HugePages policy);

@@ -36,16 +36,23 @@ Errno Converter::convert_range(BlockId first, BlockCount count) {
   return kOk;
 }
 
-Errno Converter::convert_locked(BlockId block) {
+// Registered, and withheld from children that nobody is told of.
+Errno Converter::begin_managing(BlockId block, std::uint64_t* present) {
   char* const address = parts_.arena.address(block);
-  parts_.blocks.begin_conversion_locked(block);
   Errno error = parts_.uffd.register_missing(address, kBlockSize);
+  if (!error.ok()) return error;
+  error = scan(block, present);
+  if (error.ok()) error = os::set_inheritance(address, kBlockSize, os::Inheritance::nothing);
+  if (error.ok()) return kOk;
+  static_cast<void>(os::set_inheritance(address, kBlockSize, os::Inheritance::copied));
+  static_cast<void>(parts_.uffd.unregister(address, kBlockSize));
+  return error;
+}
+
+Errno Converter::convert_locked(BlockId block) {
+  parts_.blocks.begin_conversion_locked(block);
   std::uint64_t present[kWordsPerBlock] = {};
-  if (error.ok()) {
-    error = scan(block, present);
-    if (!error.ok()) static_cast<void>(parts_.uffd.unregister(address, kBlockSize));
-  }
-  if (!error.ok()) {
+  if (const Errno error = begin_managing(block, present); !error.ok()) {
     parts_.blocks.cancel_conversion_locked(block);
     parts_.wakeups.pages_settled();
     return error;
@@ -77,6 +84,28 @@ Errno Converter::convert_locked(BlockId block) {
   return kOk;
 }
 
+Errno Converter::hand_on_managed_locked() { return set_inheritance_locked(os::Inheritance::copied); }
+
+// Whole mappings, as native blocks are others: nothing that could be refused.
+void Converter::withhold_managed_locked() { static_cast<void>(set_inheritance_locked(os::Inheritance::nothing)); }
+
+// Of all managed blocks; the first error.
+Errno Converter::set_inheritance_locked(os::Inheritance inheritance) {
+  const BlockCount known = parts_.blocks.known_blocks();
+  const auto is_managed = [this](BlockId block) { return parts_.blocks.mode(block) == BlockMode::managed; };
+  Errno first = kOk;
+  for (BlockId block{0}; block.value < known.value; ++block) {
+    const BlockId begin = block;
+    while (block.value < known.value && is_managed(block)) ++block;
+    if (begin == block) continue;
+    const Errno error =
+        os::set_inheritance(parts_.arena.address(begin), (block - begin).value * kBlockSize, inheritance);
+    // What the program has unmapped itself is nobody's.
+    if (first.ok() && error != Errno(ENOMEM)) first = error;
+  }
+  return first;
+}
+
 Errno Converter::adopt_in_child() {
   const BlockCount known = parts_.blocks.known_blocks();
   PageCount resident;
@@ -95,6 +124,8 @@ Errno Converter::adopt_in_child() {
     }
   }
   parts_.budget.charge_always(resident);
+  const os::MutexLock lock(parts_.blocks.mutex());
+  withhold_managed_locked();
   return kOk;
 }
 

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "os/mapping.h"
 #include "os/pagemap.h"
 #include "pager/parts.h"
 
@@ -27,6 +28,12 @@ class Converter {
   // Makes blocks [first, first + count) managed, whatever they are. The first refusal ends it.
   Errno convert_range(BlockId first, BlockCount count);
 
+  // A process that is made past the library's fork handlers would read zeros where memory is evicted. So it finds no managed
+  // block at all, and touching one raises SIGSEGV; unless another thread has the handlers run at that moment: between the two
+  // every process that is made finds them. Of the first an error as met.
+  Errno hand_on_managed_locked() POLDER_REQUIRES(parts_.blocks.mutex());
+  void withhold_managed_locked() POLDER_REQUIRES(parts_.blocks.mutex());
+
   // A forked child starts with nothing registered: registers every managed block with this process's userfaultfd,
   // corrects every word to what fork really copied and charges it. The policy is empty before.
   Errno adopt_in_child();
@@ -36,6 +43,8 @@ class Converter {
 
  private:
   Errno convert_locked(BlockId block) POLDER_REQUIRES(parts_.blocks.mutex());
+  Errno begin_managing(BlockId block, std::uint64_t* present);
+  Errno set_inheritance_locked(os::Inheritance inheritance) POLDER_REQUIRES(parts_.blocks.mutex());
   Errno scan(BlockId block, std::uint64_t* present);
   PageCount adopt_block(BlockId block, const std::uint64_t* present);
 

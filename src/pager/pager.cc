@@ -327,6 +327,18 @@ void Pager::copy_inheritance(const ForkGate::Inheritance& inheritance) {
   }
 }
 
+void Pager::hand_on_memory_locked() {
+  if (!armed()) return;
+  const Errno error = service_->converter.hand_on_managed_locked();
+  if (error.ok() || !inheritance_error_.ok()) return;
+  inheritance_step_ = "handing on its memory";
+  inheritance_error_ = error;
+}
+
+void Pager::withhold_memory_locked() {
+  if (armed()) service_->converter.withhold_managed_locked();
+}
+
 void Pager::fork_parent() {
   if (holds_arming_) {
     holds_arming_ = false;
@@ -391,7 +403,7 @@ void Pager::fork_child() {
 
 void Pager::begin_in_bare_child() {
   owner_process_ = os::process_id();
-  if (armed()) {
+  if (armed() || service_error_.load() == 1) {
     os::bar_program();
     report_fork_without_pager("_Fork while paging began", EAGAIN);
   }

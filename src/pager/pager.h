@@ -86,6 +86,10 @@ class Pager final : public PressureRelief {
   // descriptor table. No lock of the heap may be held.
   void fork_prepare();
   void fork_parent();
+  // From prepare until the process is made, and in the parent from then on. Whoever is made without finds none of the
+  // memory that can be evicted.
+  void hand_on_memory_locked() POLDER_REQUIRES(blocks().mutex());
+  void withhold_memory_locked() POLDER_REQUIRES(blocks().mutex());
   // In the child, all heap and vm locks free again: on return its own pager serves its faults. Ends the child with a
   // report when that cannot be: wrong bytes are no alternative.
   void fork_child();

@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <thread>
 
 #include "os/pagemap.h"
@@ -25,17 +27,27 @@ inline std::uint64_t word_at(const Object& object, std::size_t index) {
   return value ^ (value >> 27);
 }
 
-inline void write(const Object& object) {
-  for (std::size_t i = 0; i < object.size; ++i) {
-    object.bytes[i] = static_cast<unsigned char>(word_at(object, i / 8) >> (i % 8 * 8));
+// Calls visit(bytes, word, size) for every piece of 8 bytes, the last of what is left, until one returns false.
+template <typename Visit>
+bool for_each_word(const Object& object, const Visit& visit) {
+  for (std::size_t i = 0; i < object.size; i += sizeof(std::uint64_t)) {
+    const std::uint64_t word = word_at(object, i / sizeof word);
+    if (!visit(object.bytes + i, word, std::min(sizeof word, object.size - i))) return false;
   }
+  return true;
+}
+
+inline void write(const Object& object) {
+  for_each_word(object, [](unsigned char* bytes, std::uint64_t word, std::size_t size) {
+    std::memcpy(bytes, &word, size);
+    return true;
+  });
 }
 
 inline bool holds(const Object& object) {
-  for (std::size_t i = 0; i < object.size; ++i) {
-    if (object.bytes[i] != static_cast<unsigned char>(word_at(object, i / 8) >> (i % 8 * 8))) return false;
-  }
-  return true;
+  return for_each_word(object, [](const unsigned char* bytes, std::uint64_t word, std::size_t size) {
+    return std::memcmp(bytes, &word, size) == 0;
+  });
 }
 
 class ManagerObjectsFixture : public ManagerFixture {

@@ -1,27 +1,22 @@
 // The whole below the malloc ABI, in one process and on small instances: objects of a Manager's heap are written,
-// evicted, read back, freed and forked while every byte is checked.
+// evicted, read back and freed while every byte is checked.
 #include <gtest/gtest.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <deque>
 #include <memory>
 #include <random>
 #include <thread>
-#include <type_traits>
 #include <vector>
 
 #include "os/pagemap.h"
 #include "unit/manager/manager_objects_fixture.h"
-#include "unit/os/child.h"
 
 namespace polder {
 namespace {
@@ -443,73 +438,6 @@ TEST_P(ManagerTest, RandomReplacementByThreadsKeepsEveryByte) {
   EXPECT_EQ(refused, 0);
   EXPECT_LE(resident(), 16 * kMiB);
   manager_->verify();
-}
-
-TEST_P(ManagerTest, AChildReadsWhatWasEvictedAndWritesItsOwn) {
-#if defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "the thread sanitizer does not survive threads in forked children";
-#endif
-  start(16 * kMiB);
-  std::vector<Object> objects;
-  for (std::uint64_t i = 0; i < 40000; ++i) objects.push_back(make(1000, i));
-  for (int round = 0; round < 3; ++round) {
-    manager_->fork_prepare();
-    const pid_t child = test::fork_while_others_sleep();
-    if (child == 0) {
-      manager_->fork_child(cache_);
-      int wrong = 0;
-      std::mt19937 random(static_cast<unsigned>(round));
-      for (int i = 0; i < 3000; ++i) {
-        Object& object = objects[random() % objects.size()];
-        wrong += !holds(object);
-        object.seed += 1000000;
-        write(object);
-      }
-      for (const Object& object : objects) wrong += !holds(object);
-      _exit(wrong == 0 ? 0 : 1);
-    }
-    manager_->fork_parent();
-    for (std::size_t i = 0; i < objects.size(); i += 7) {
-      objects[i].seed += 77;
-      write(objects[i]);
-    }
-    int status = 0;
-    ASSERT_EQ(waitpid(child, &status, 0), child);
-    EXPECT_EQ(status, 0);
-    for (const Object& object : objects) ASSERT_TRUE(holds(object));
-  }
-  EXPECT_LE(resident(), 16 * kMiB);
-}
-
-// It would have no pager: a child made by vfork has none of its own to hand on.
-TEST_P(ManagerTest, AChildOfAChildThatSharesOurMemoryEndsRatherThanReadZeros) {
-#if defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "the thread sanitizer does not survive a process that shares its memory";
-#endif
-  start(16 * kMiB);
-  std::vector<Object> objects;
-  for (std::uint64_t i = 0; i < 40; ++i) objects.push_back(make(kMiB, i));
-  ASSERT_TRUE(manager_->pager().armed());
-  using Self = std::remove_pointer_t<decltype(this)>;
-  const auto borrower = [](void* fixture) {
-    Self& self = *static_cast<Self*>(fixture);
-    self.manager_->fork_prepare();
-    const pid_t child = fork();
-    if (child == 0) {
-      self.manager_->fork_child(self.cache_);
-      _exit(0);
-    }
-    self.manager_->fork_parent();
-    int status = 0;
-    waitpid(child, &status, 0);
-    return WIFSIGNALED(status) ? WTERMSIG(status) : 0;
-  };
-  std::vector<char> stack(std::size_t{256} << 10);
-  const pid_t shares = clone(borrower, stack.data() + stack.size(), CLONE_VM | CLONE_VFORK | SIGCHLD, this);
-  int status = 0;
-  ASSERT_EQ(waitpid(shares, &status, 0), shares);
-  EXPECT_EQ(WEXITSTATUS(status), SIGABRT);
-  for (const Object& object : objects) ASSERT_TRUE(holds(object));
 }
 
 TEST_P(ManagerTest, AFullSwapFileFailsAllocationsAndLosesNothing) {

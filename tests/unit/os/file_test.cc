@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
 
@@ -344,6 +345,34 @@ int check_private_table() {
   recluse.step = 4;
   recluse.wait_for(5);
   return 0;
+}
+
+TEST(DescriptorLimit, TheSoftOneStopsOnlyTheProgram) {
+  EXPECT_CHILD_OK(test::in_child([] {
+    const int one = ::open("/dev/null", O_RDONLY | O_CLOEXEC);
+    rlimit limit;
+    CHILD_EXPECT(one >= 0 && getrlimit(RLIMIT_NOFILE, &limit) == 0);
+    limit.rlim_cur = static_cast<rlim_t>(one) + 10;
+    if (limit.rlim_max < limit.rlim_cur + 10 || setrlimit(RLIMIT_NOFILE, &limit) != 0) return test::kNotPossibleHere;
+    int last = one;
+    for (int fd = dup(one); fd >= 0; fd = dup(one)) last = fd;
+    CHILD_EXPECT(errno == EMFILE);
+    const Result<Pipe> pipe = make_pipe();
+    CHILD_EXPECT(pipe.ok() && pipe.value.read_end >= static_cast<int>(limit.rlim_cur));
+    CHILD_EXPECT(!peer_closed(pipe.value.read_end));
+    close(pipe.value.write_end);
+    CHILD_EXPECT(peer_closed(pipe.value.read_end));
+    CHILD_EXPECT(copy_descriptor_from_thread(thread_id(), last).ok());
+    rlimit after;
+    CHILD_EXPECT(getrlimit(RLIMIT_NOFILE, &after) == 0);
+    CHILD_EXPECT(after.rlim_cur == limit.rlim_cur && after.rlim_max == limit.rlim_max);
+    CHILD_EXPECT(dup(one) < 0);
+    // The hard one stops us as well.
+    limit.rlim_max = limit.rlim_cur;
+    CHILD_EXPECT(setrlimit(RLIMIT_NOFILE, &limit) == 0);
+    CHILD_EXPECT(make_pipe().error == Errno(EMFILE));
+    return 0;
+  }));
 }
 
 TEST(PrivateDescriptorTable, IsOutOfTheProcessesReach) { EXPECT_CHILD_OK(test::in_child(check_private_table)); }

@@ -392,6 +392,22 @@ TEST(Mapping, ReadableIsWhatCanBeRead) {
   EXPECT_FALSE(is_readable(memory.value));
 }
 
+TEST(Mapping, AChildInheritsWhatItIsMeantTo) {
+  const Result<char*> memory = map_private(4 * kPageSize);
+  ASSERT_TRUE(memory.ok());
+  std::memset(memory.value, 1, 4 * kPageSize);
+  char* const withheld = memory.value + kPageSize;
+  const auto child_reads = [withheld] { return test::in_child([withheld] { return is_readable(withheld) ? 1 : 0; }); };
+  ASSERT_EQ(set_inheritance(withheld, 2 * kPageSize, Inheritance::nothing), kOk);
+  EXPECT_EQ(child_reads(), 0);
+  EXPECT_EQ(test::in_child([&] { return is_readable(memory.value) && is_readable(withheld + 2 * kPageSize) ? 0 : 1; }),
+            0);
+  ASSERT_EQ(set_inheritance(memory.value, 4 * kPageSize, Inheritance::copied), kOk);
+  EXPECT_EQ(child_reads(), 1);
+  EXPECT_EQ(*withheld, 1);
+  release(memory.value, 4 * kPageSize);
+}
+
 TEST(Mapping, GuardsOutliveDiscardAndFork) {
   const Result<char*> memory = map_private(4 * kPageSize);
   ASSERT_TRUE(memory.ok());
