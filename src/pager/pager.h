@@ -87,9 +87,9 @@ class Pager final : public PressureRelief {
   void fork_prepare();
   void fork_parent();
   // From prepare until the process is made, and in the parent from then on. Whoever is made without finds none of the
-  // memory that can be evicted.
-  void hand_on_memory_locked() POLDER_REQUIRES(blocks().mutex());
-  void withhold_memory_locked() POLDER_REQUIRES(blocks().mutex());
+  // memory that can be evicted. (The analysis does not know that the converter's mutex is the same one.)
+  void hand_on_memory_locked() POLDER_REQUIRES(blocks().mutex()) POLDER_NO_THREAD_SAFETY_ANALYSIS;
+  void withhold_memory_locked() POLDER_REQUIRES(blocks().mutex()) POLDER_NO_THREAD_SAFETY_ANALYSIS;
   // In the child, all heap and vm locks free again: on return its own pager serves its faults. Ends the child with a
   // report when that cannot be: wrong bytes are no alternative.
   void fork_child();
