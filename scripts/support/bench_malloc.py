@@ -56,9 +56,9 @@ def _chosen_workloads(built, pattern):
 def _measure(bench, chosen, sides, arguments, rounds, most_rounds):
     """Every workload's samples by allocator. Neighbours in time are the runs of one workload; their order rotates.
 
-    After `rounds`, a workload is run again, on all, for as long as its rounds do not agree which side of a bar it is
-    on, `most_rounds` at most. One that fails on one of the others has no samples there, and a line in the second
-    value; on jemalloc, and on polder, a failure ends everything.
+    After `rounds`, a workload is run again for as long as its rounds do not agree which side of a bar it is on,
+    `most_rounds` at most: on those that this is about, and None is the sample of the rest. One that fails on one of the
+    others has no samples there, and a line in the second value; on jemalloc, and on polder, a failure ends everything.
     """
     samples = {workload.name: collections.defaultdict(list) for workload in chosen}
     failures = {}
@@ -68,15 +68,19 @@ def _measure(bench, chosen, sides, arguments, rounds, most_rounds):
     for number in range(most_rounds):
         if number != 0 and arguments.minutes and time.monotonic() - begin > arguments.minutes * 60:
             break
+        doubts = None
         if number >= rounds:
-            chosen = [workload for workload in chosen
-                      if _undecided(workload.name, samples[workload.name], arguments)]
+            doubts = {workload.name: _in_doubt(workload.name, samples[workload.name], arguments) for workload in chosen}
+            chosen = [workload for workload in chosen if doubts[workload.name]]
         turn = number % len(sides)
         order = sides[turn:] + sides[:turn]
         for workload in chosen:
             print(f"round {number + 1}: {workload.name}", file=sys.stderr, flush=True)
             for side in order:
                 if (workload.name, side.name) in failures:
+                    continue
+                if doubts is not None and side.name not in doubts[workload.name]:
+                    samples[workload.name][side.name].append(None)
                     continue
                 try:
                     samples[workload.name][side.name].append(workload.run(bench, side.variables()))
@@ -91,18 +95,24 @@ def _measure(bench, chosen, sides, arguments, rounds, most_rounds):
 
 def _rounds_ratios(samples, others, field):
     """One ratio for each round: what stands side by side in it was run within a minute."""
-    return [getattr(sample, field) / getattr(other, field) for sample, other in zip(samples, others)]
+    pairs = [(sample, other) for sample, other in zip(samples, others) if sample and other]
+    return [getattr(sample, field) / getattr(other, field) for sample, other in pairs]
 
 
-def _undecided(workload, by_name, arguments):
-    """Whether a bar for its time lies within the middle half of the rounds' ratios."""
-    def straddles(name, field, bar):
+def _in_doubt(workload, by_name, arguments):
+    """Who has to run again: ours, the baseline, and those about whom a bar is that lies within the middle half of the
+    rounds' ratios; nobody where no bar does."""
+    def straddles(name, field, *bars):
         low, _, high = statistics.quantiles(_rounds_ratios(by_name[allocators.OURS], by_name[name], field), n=4)
-        return low < bar < high
+        return any(low < bar < high for bar in bars)
 
+    others = set()
     if straddles(allocators.BASELINE, "wall", arguments.bar_workload_time):
-        return True
-    return workload in MICRO and any(straddles(_nearest(by_name)[1], "ns", bar) for bar in (1, arguments.bar_micro))
+        others.add(allocators.BASELINE)
+    # The nearest of the others is whom the bars are about; it may turn out to be another of those beside it.
+    if workload in MICRO and straddles(_nearest(by_name)[1], "ns", 1, arguments.bar_micro):
+        others |= {name for name in _others(by_name) if straddles(name, "ns", 1, arguments.bar_micro)}
+    return others | {allocators.OURS, allocators.BASELINE} if others else others
 
 
 def _nearest(by_name):
@@ -116,6 +126,7 @@ def _others(names):
 
 
 def _medians(samples):
+    samples = [sample for sample in samples if sample]
     walls = [sample.wall for sample in samples]
     ns = [sample.ns for sample in samples if sample.ns is not None]
     return Medians(report.median(walls), report.median([sample.cpu for sample in samples]),
@@ -167,7 +178,7 @@ class Results:
     def rows(self):
         for workload, by_name in self.medians.items():
             for name, m in by_name.items():
-                yield (workload, name, len(self.samples[workload][name]),
+                yield (workload, name, sum(sample is not None for sample in self.samples[workload][name]),
                        f"{m.wall:.4f}", f"{m.fastest:.4f}", f"{m.slowest:.4f}", f"{m.cpu:.4f}",
                        int(m.peak), "" if m.ns is None else f"{m.ns:.2f}", f"{self.time[workload][name]:.3f}",
                        f"{self.rss[workload][name]:.3f}")
