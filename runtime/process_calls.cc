@@ -60,6 +60,7 @@ int run_cloned(void* memory) {
   _exit(start.body(start.argument));
 }
 
+// A child that pages by itself, if at all.
 int run_bare(void* memory) {
   const Start start = *static_cast<const Start*>(memory);
   running_manager().begin_in_bare_child();

@@ -405,7 +405,7 @@ void Pager::begin_in_bare_child() {
   owner_process_ = os::process_id();
   if (armed() || service_error_.load() == 1) {
     os::bar_program();
-    report_fork_without_pager("_Fork while paging began", EAGAIN);
+    report_fork_without_pager("made while paging began", EAGAIN);
   }
   // Whoever was about to start the pager is not here, and what there is of it is of no use.
   std::uint32_t starting = kArming;
