@@ -115,6 +115,7 @@ int main() {
   }
   expect_success(early, "_Fork before anything is evicted");
   char* const evicted_stack = static_cast<char*>(std::malloc(kStackSize));
+  std::memset(evicted_stack, 1, kStackSize);
   fill();
   static char stack[kStackSize];
   for (int round = 0; round < 3; ++round) {
@@ -122,7 +123,10 @@ int main() {
     if (child == 0) _exit(child_work(argument));
     expect_success(child, "_Fork");
     expect_success(clone(child_work, stack + sizeof stack, SIGCHLD, argument), "clone");
-    expect_success(clone(child_work, evicted_stack + kStackSize, SIGCHLD, argument), "clone onto a stack of the heap");
+    // Next to nothing of it on the page where clone itself writes.
+    const auto end = (reinterpret_cast<std::uintptr_t>(evicted_stack) + kStackSize - 4096) & ~std::uintptr_t{4095};
+    expect_success(clone(child_work, reinterpret_cast<void*>(end + 64), SIGCHLD, argument),
+                   "clone onto a stack of the heap");
     expect_right_bytes_or_none("clone as a bare system call");
     // As one does who has pinned a page for a device, and no longer needs it.
     const auto page = (reinterpret_cast<std::uintptr_t>(objects[1000]) + 4095) & ~std::uintptr_t{4095};
