@@ -126,13 +126,15 @@ class Heaped {
 };
 
 void of_pages_that_are(benchmark::State& state, PageState wanted) {
-  constexpr unsigned kTries = 1000;
+  // As many writes as there are pages: more than the memory holds, all of which may have become free before.
+  constexpr unsigned kWritesPerTry = 16;
+  constexpr unsigned kTries = kPages / kWritesPerTry;
   Heaped& heaped = Heaped::instance();
   Touches touches(state);
   for (auto _ : state) {
     std::size_t page = heaped.find(wanted);
     for (unsigned tries = 0; page == kPages && tries < kTries; ++tries) {
-      heaped.write(16);
+      heaped.write(kWritesPerTry);
       page = heaped.find(wanted);
     }
     if (page == kPages) return state.SkipWithError("no page is in that state");
