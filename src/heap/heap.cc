@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 #include "base/check.h"
 #include "base/fatal.h"
@@ -23,6 +24,11 @@ constexpr std::uint64_t kKeptSlackPart = 2;
 constexpr std::uint64_t kOneKeptPart = 8;
 constexpr PageCount kFewestKept{(std::size_t{64} << 10) / kPageSize};
 constexpr PageCount kMostKept{(std::size_t{1} << 20) / kPageSize};
+
+// A thread's cache that has room for no more is left to the next one as it is, and so many wait at most. (Measured: a thread
+// that allocates once, from start to end, 5,709 instructions without and 3,775 with it; 1.018 and 1.009 of glibc's time.)
+constexpr std::size_t kMostHandedOver = 8 << 10;
+constexpr unsigned kMostIdleCaches = 4;
 
 // A huge page that is not full yet is at most 1/64 of the heap then. (Measured: replace_1m, 280 MB, 0.83 of the time and 1.01
 // of the memory with huge pages; replace_threads, 78 MB, 0.98 and 1.04; replace_100k, 32 MB, 0.80 and 1.12.)
@@ -102,6 +108,7 @@ void* Heap::allocate_small_slow(ThreadCache* cache, SizeClass size_class) {
     cache->grow_empty(pool_, size_class, largest_magazine(size_class));
     const unsigned capacity = cache->capacity(size_class);
     if (capacity != 0) {
+      cache->claim(size_class);
       const unsigned refilled = take(cache, size_class, cache->room(size_class), refill_of(capacity));
       cache->push(size_class, refilled);
       if (freed != 0) give(size_class, outgoing.data(), freed);
@@ -175,6 +182,10 @@ void Heap::free_slow(ThreadCache* cache, void* pointer) {
   if (cache == ThreadCache::empty()) return give(size_class, &pointer, 1);
   if (cache->is_freed_twice(kind, pointer)) report_double_free(pointer);
 
+  if (cache->is_handed_over(size_class) && !cache->claim_used(size_class)) {
+    flush(*cache, size_class);
+    cache->remove_empty(pool_, size_class);
+  }
   if (cache->put_outgoing(pool_, size_class, pointer)) return;
   ThreadCache::Outgoing outgoing;
   if (const unsigned freed = cache->end_outgoing(size_class, outgoing); freed != 0) {
@@ -331,31 +342,84 @@ void* Heap::reallocate(ThreadCache* cache, void* pointer, std::size_t size) {
 // --- caches -----------------------------------------------------------------------------------------------------------
 
 ThreadCache* Heap::create_cache() {
+  if (ThreadCache* const cache = take_over_cache(); cache != nullptr) return cache;
   ThreadCache* const cache = ThreadCache::create(pool_);
   if (cache == nullptr) return nullptr;
   const os::MutexLock lock(caches_mutex_);
-  cache->next_ = caches_;
-  if (caches_ != nullptr) caches_->previous_ = cache;
-  caches_ = cache;
-  centrals_.set_shared(cache_count_.fetch_add(1, std::memory_order_relaxed) + 1 > 1);
+  enlist_locked(*cache);
   return cache;
 }
 
 void Heap::destroy_cache(ThreadCache* cache) {
   POLDER_CHECK(cache != ThreadCache::empty(), "the empty cache is not destroyed", cache);
-  flush_all(*cache);
+  free_kept_spans(*cache);
+  const bool little = cache->bytes_of_room() <= kMostHandedOver && !backing_.under_pressure();
   {
     const os::MutexLock lock(caches_mutex_);
-    if (cache->previous_ != nullptr) {
-      cache->previous_->next_ = cache->next_;
-    } else {
-      POLDER_CHECK(caches_ == cache, "thread cache is not on the list", cache);
-      caches_ = cache->next_;
-    }
-    if (cache->next_ != nullptr) cache->next_->previous_ = cache->previous_;
-    centrals_.set_shared(cache_count_.fetch_sub(1, std::memory_order_relaxed) - 1 > 1);
+    delist_locked(*cache);
+    if (little && hand_over_locked(*cache)) return;
   }
+  flush_all(*cache);
   cache->destroy(pool_);
+}
+
+void Heap::enlist_locked(ThreadCache& cache) {
+  cache.previous_ = nullptr;
+  cache.next_ = caches_;
+  if (caches_ != nullptr) caches_->previous_ = &cache;
+  caches_ = &cache;
+  centrals_.set_shared(cache_count_.fetch_add(1, std::memory_order_relaxed) + 1 > 1);
+}
+
+void Heap::delist_locked(ThreadCache& cache) {
+  if (cache.previous_ != nullptr) {
+    cache.previous_->next_ = cache.next_;
+  } else {
+    POLDER_CHECK(caches_ == &cache, "thread cache is not on the list", &cache);
+    caches_ = cache.next_;
+  }
+  if (cache.next_ != nullptr) cache.next_->previous_ = cache.previous_;
+  centrals_.set_shared(cache_count_.fetch_sub(1, std::memory_order_relaxed) - 1 > 1);
+}
+
+ThreadCache* Heap::take_over_cache() {
+  const os::MutexLock lock(caches_mutex_);
+  ThreadCache* const cache = idle_caches_;
+  if (cache == nullptr) return nullptr;
+  idle_caches_ = cache->next_;
+  --idle_cache_count_;
+  idle_caches_used_ = true;
+  enlist_locked(*cache);
+  return cache;
+}
+
+bool Heap::hand_over_locked(ThreadCache& cache) {
+  idle_caches_used_ = true;
+  if (idle_cache_count_ == kMostIdleCaches) return false;
+  ++idle_cache_count_;
+  cache.hand_over();
+  cache.next_ = idle_caches_;
+  idle_caches_ = &cache;
+  return true;
+}
+
+bool Heap::end_idle_caches(Idle which) {
+  ThreadCache* caches = nullptr;
+  {
+    const os::MutexLock lock(caches_mutex_);
+    const bool used = std::exchange(idle_caches_used_, false);
+    if (used && which == Idle::unless_used) return false;
+    caches = std::exchange(idle_caches_, nullptr);
+    idle_cache_count_ = 0;
+  }
+  const bool any = caches != nullptr;
+  while (caches != nullptr) {
+    ThreadCache* const next = caches->next_;
+    flush_all(*caches);
+    caches->destroy(pool_);
+    caches = next;
+  }
+  return any;
 }
 
 // A few objects in an idle magazine may keep as many slabs.
@@ -366,13 +430,11 @@ void Heap::sweep(ThreadCache& cache) {
   }
   for (std::uint64_t idle = cache.idle_classes(); idle != 0; idle &= idle - 1) {
     const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(idle) + 1)};
-    if (const unsigned count = cache.count(size_class); count != 0) {
-      give(size_class, cache.oldest(size_class), count);
-      cache.drop_oldest(size_class, count);
-    }
+    flush(cache, size_class);
     cache.shrink_empty(pool_, size_class);
   }
   if (backing_.under_pressure()) end_large_magazines(cache);
+  end_idle_caches(Idle::unless_used);
 }
 
 // They grew before there was pressure.
@@ -381,10 +443,7 @@ void Heap::end_large_magazines(ThreadCache& cache) {
     const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
     const unsigned most = info_of(size_class).magazine;
     if (cache.capacity(size_class) <= most || cache.is_stretched(size_class)) continue;
-    if (const unsigned count = cache.count(size_class); count != 0) {
-      give(size_class, cache.oldest(size_class), count);
-      cache.drop_oldest(size_class, count);
-    }
+    flush(cache, size_class);
     cache.limit_empty(pool_, size_class, most);
   }
 }
@@ -404,13 +463,17 @@ void Heap::flush_all(ThreadCache& cache) {
     ThreadCache::Outgoing outgoing;
     if (const unsigned freed = cache.end_outgoing(size_class, outgoing); freed != 0) {
       give(size_class, outgoing.data(), freed);
-      continue;
+    } else {
+      flush(cache, size_class);
     }
-    const unsigned count = cache.count(size_class);
-    if (count == 0) continue;
-    give(size_class, cache.oldest(size_class), count);
-    cache.drop_oldest(size_class, count);
   }
+}
+
+void Heap::flush(ThreadCache& cache, SizeClass size_class) {
+  const unsigned count = cache.count(size_class);
+  if (count == 0) return;
+  give(size_class, cache.oldest(size_class), count);
+  cache.drop_oldest(size_class, count);
 }
 
 unsigned Heap::largest_magazine(SizeClass size_class) const {
@@ -424,8 +487,9 @@ unsigned Heap::largest_magazine(SizeClass size_class) const {
 
 bool Heap::give_up_idle(ThreadCache* cache) {
   const bool kept = free_kept_spans(*cache);
+  const bool idle = end_idle_caches(Idle::all);
   const bool waited = empty_quarantine();
-  return give_up_idle_granules().value != 0 || waited || kept;
+  return give_up_idle_granules().value != 0 || waited || kept || idle;
 }
 
 GranuleCount Heap::give_up_idle_granules() {
@@ -436,6 +500,7 @@ GranuleCount Heap::give_up_idle_granules() {
 
 GranuleCount Heap::trim(ThreadCache* cache) {
   if (cache != ThreadCache::empty()) flush_all(*cache);
+  end_idle_caches(Idle::all);
   empty_quarantine();
   return give_up_idle_granules();
 }

@@ -108,12 +108,14 @@ class Heap {
   FreePages& free_pages() { return runs_; }
   const ObjectMap& objects() const { return extents_; }
 
-  // A cache for one thread; null without memory (the thread goes on with the empty one).
+  // A cache for one thread, perhaps with objects that another left in it; null without memory (the thread goes on with the
+  // empty one).
   ThreadCache* create_cache();
-  // Flushes everything in it. Its thread must not use it any more. Not for the empty cache.
+  // Flushes everything in it, or keeps it for the next thread if it is little. Its thread must not use it any more. Not for
+  // the empty cache.
   void destroy_cache(ThreadCache* cache);
 
-  // Gives back what is idle: the quarantine, the cache's objects, slabs without objects, resident pages of free runs. Pages
+  // Gives back what is idle: the quarantine, the objects in this cache and in those that wait for a thread, slabs without objects, resident pages of free runs. Pages
   // whose address space went back to the buddy or was purged.
   GranuleCount trim(ThreadCache* cache = ThreadCache::empty());
 
@@ -128,7 +130,7 @@ class Heap {
     std::size_t object_size = 0;
     std::uint64_t slabs = 0;
     std::uint64_t objects = 0;     // that those slabs hold
-    std::uint64_t handed_out = 0;  // to threads: in use, or in their caches
+    std::uint64_t handed_out = 0;  // to threads: in use, or in their caches, or in those that they left to others
     std::uint64_t refills = 0;
     std::uint64_t flushes = 0;
   };
@@ -175,6 +177,14 @@ class Heap {
   // The spans that the thread keeps, empty slabs and dirty runs; whether there were any.
   bool give_up_idle(ThreadCache* cache);
   bool free_kept_spans(ThreadCache& cache);
+  void enlist_locked(ThreadCache& cache) POLDER_REQUIRES(caches_mutex_);
+  void delist_locked(ThreadCache& cache) POLDER_REQUIRES(caches_mutex_);
+  ThreadCache* take_over_cache();
+  // Whether the next thread shall have it.
+  bool hand_over_locked(ThreadCache& cache) POLDER_REQUIRES(caches_mutex_);
+  enum class Idle : unsigned char { all, unless_used };  // since the last call
+  // Whether there were any.
+  bool end_idle_caches(Idle which);
   GranuleCount give_up_idle_granules();
   // What a hardened heap does in their places.
   void free_hardened(void* pointer);
@@ -189,6 +199,7 @@ class Heap {
   }
   // The page behind the objects of a slab that begins there.
   Run slab_guard(SizeClass size_class, GranuleId first) const;
+  void flush(ThreadCache& cache, SizeClass size_class);
   void flush_all(ThreadCache& cache);
   void end_large_magazines(ThreadCache& cache);
   void sweep(ThreadCache& cache);
@@ -218,6 +229,9 @@ class Heap {
 
   mutable os::Mutex caches_mutex_{LockRank::thread_caches};
   ThreadCache* caches_ POLDER_GUARDED_BY(caches_mutex_) = nullptr;
+  ThreadCache* idle_caches_ POLDER_GUARDED_BY(caches_mutex_) = nullptr;  // handed over, in no other list
+  unsigned idle_cache_count_ POLDER_GUARDED_BY(caches_mutex_) = 0;
+  bool idle_caches_used_ POLDER_GUARDED_BY(caches_mutex_) = false;  // since end_idle_caches()
   std::atomic<std::uint64_t> cache_count_{0};  // written under caches_mutex_; atomic: read without, for an estimate
 
   Centrals centrals_;  // set_shared() under caches_mutex_

@@ -150,6 +150,48 @@ void ThreadCache::set_capacity(MetadataPool& pool, SizeClass size_class, unsigne
   if (before != 0) pool.free(old_storage, (before + std::size_t{1}) * sizeof(void*));
 }
 
+void ThreadCache::hand_over() {
+  for (std::uint64_t present = present_; present != 0; present &= present - 1) {
+    const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
+    if (is_outgoing(size_class)) continue;
+    swept_count_[size_class.index - 1] = static_cast<std::uint16_t>(count(size_class));
+    magazines_[size_class.index].start_limit = 0;
+    handed_over_ |= bit_of(size_class);
+  }
+}
+
+bool ThreadCache::claim_used(SizeClass size_class) {
+  if (count(size_class) >= swept_count_[size_class.index - 1]) return false;
+  claim(size_class);
+  return true;
+}
+
+void ThreadCache::claim(SizeClass size_class) {
+  handed_over_ &= ~bit_of(size_class);
+  magazines_[size_class.index].start_limit = info_of(size_class).start_limit;
+}
+
+void ThreadCache::remove_empty(MetadataPool& pool, SizeClass size_class) {
+  POLDER_CHECK(count(size_class) == 0, "magazine is removed with objects in it", size_class.index);
+  spare_bytes_ += spare_taken(size_class);
+  stretched_ &= ~bit_of(size_class);
+  pool.free(base(size_class), (capacity(size_class) + std::size_t{1}) * sizeof(void*));
+  Magazine& magazine = magazines_[size_class.index];
+  magazine.top = magazine.limit = const_cast<void**>(&kNullSlot);
+  capacity_[size_class.index] = 0;
+  present_ &= ~bit_of(size_class);
+  claim(size_class);
+}
+
+std::size_t ThreadCache::bytes_of_room() const {
+  std::size_t bytes = 0;
+  for (std::uint64_t present = present_; present != 0; present &= present - 1) {
+    const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
+    bytes += std::size_t{is_outgoing(size_class) ? kFirstCapacity : capacity(size_class)} * info_of(size_class).size;
+  }
+  return bytes;
+}
+
 void ThreadCache::push(SizeClass size_class, unsigned added) {
   Magazine& magazine = magazines_[size_class.index];
   POLDER_CHECK(added <= static_cast<std::size_t>(magazine.limit - magazine.top), "magazine overflows", added);

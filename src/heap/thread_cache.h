@@ -18,6 +18,10 @@
 //   outgoing        | object | object | null … | null |      pops find null, pushes find it full
 //                                               ^top == limit
 //
+// A cache that has room for little only, because its thread did little, is handed over to the next thread with what is in
+// it: programs start a thread for a small task, which then needs no lock but one. What it took over and never allocated
+// from counts as never allocated from: such a magazine refuses to be freed to.
+//
 // Source: J. Bonwick, J. Adams, "Magazines and Vmem" (USENIX 2001).
 #pragma once
 
@@ -106,6 +110,17 @@ class alignas(64) ThreadCache {
   void* const* oldest(SizeClass size_class) const { return base(size_class) + 1; }
   void drop_oldest(SizeClass size_class, unsigned dropped);
 
+  // When its thread ends and the next one gets the cache as it is: every magazine refuses frees until claim().
+  void hand_over();
+  bool is_handed_over(SizeClass size_class) const { return (handed_over_ & bit_of(size_class)) != 0; }
+  // Makes it the thread's own. False, and nothing is done, when the thread has not allocated from it so far.
+  bool claim_used(SizeClass size_class);
+  void claim(SizeClass size_class);
+  // Takes an empty magazine's storage away.
+  void remove_empty(MetadataPool& pool, SizeClass size_class);
+  // Of objects, in all magazines and outgoing buffers together.
+  std::size_t bytes_of_room() const;
+
   // Null as long as create_spans() was not called, or had no memory.
   SpanCache* spans() const { return spans_; }
   SpanCache* create_spans(MetadataPool& pool);
@@ -175,9 +190,10 @@ class alignas(64) ThreadCache {
   std::uint16_t capacity_[kGranuleKindCount] = {};   // objects between base and limit
   std::uint16_t swept_count_[kSizeClassCount] = {};  // objects at the last sweep, by class index - 1
   std::uint64_t present_ = 0;
-  std::uint64_t used_ = 0;       // classes noted since, as present()
-  std::uint64_t was_full_ = 0;   // since they were empty, as present()
-  std::uint64_t stretched_ = 0;  // with room from the spare bytes, as present()
+  std::uint64_t used_ = 0;         // classes noted since, as present()
+  std::uint64_t was_full_ = 0;     // since they were empty, as present()
+  std::uint64_t stretched_ = 0;    // with room from the spare bytes, as present()
+  std::uint64_t handed_over_ = 0;  // not claimed yet, as present(); the count at that time is the swept one
   SpanCache* spans_ = nullptr;
   std::uint32_t spare_bytes_ = kSpareBytes;
   std::uint32_t uses_ = 0;       // since the last sweep

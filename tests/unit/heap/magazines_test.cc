@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <vector>
 
 #include "unit/heap/heap_fixture.h"
@@ -118,6 +119,132 @@ TEST_F(MagazinesTest, CachesComeAndGo) {
   heap_->verify();
   for (std::size_t i = caches.size() - 1; i < caches.size(); i -= 2) heap_->destroy_cache(caches[i]);
   heap_.expect_empty();
+}
+
+// Threads that end after little work, and what they leave to the next.
+class CachesHandedOverTest : public MagazinesTest {
+ protected:
+  static constexpr std::size_t kSize = 64;
+
+  Heap::ClassStatistics statistics() {
+    Heap::Statistics statistics;
+    heap_->statistics(statistics);
+    return statistics.classes[size_class_for(kSize).index - 1];
+  }
+  // What a thread does that ends soon.
+  void do_little() {
+    const Cache cache(heap_);
+    heap_->free(cache, heap_->allocate(cache, kSize));
+  }
+};
+
+TEST_F(CachesHandedOverTest, TheNextThreadFindsItsObjectsThere) {
+  do_little();
+  const Heap::ClassStatistics before = statistics();
+  EXPECT_GT(before.handed_out, 0U);
+  for (int thread = 0; thread < 100; ++thread) do_little();
+  const Heap::ClassStatistics after = statistics();
+  EXPECT_EQ(after.refills, before.refills);
+  EXPECT_EQ(after.flushes, before.flushes);
+  EXPECT_EQ(after.handed_out, before.handed_out);
+  heap_->verify();
+  heap_->trim();
+  heap_.expect_empty();
+}
+
+TEST_F(CachesHandedOverTest, WhatTheThreadAllocatedItselfIsReused) {
+  do_little();
+  const Cache cache(heap_);
+  void* const object = heap_->allocate(cache, kSize);
+  heap_->free(cache, object);
+  EXPECT_EQ(heap_->allocate(cache, kSize), object);
+  heap_->free(cache, object);
+}
+
+// Reused, it would make the thread write beside what is another's.
+TEST_F(CachesHandedOverTest, WhatAnotherThreadAllocatedIsNot) {
+  const Cache other(heap_);
+  void* const object = heap_->allocate(other, kSize);
+  do_little();
+  const Cache cache(heap_);
+  EXPECT_GT(cache->count(size_class_for(kSize)), 0U);
+  heap_->free(cache, object);
+  void* const next = heap_->allocate(cache, kSize);
+  EXPECT_NE(next, object);
+  heap_->free(cache, next);
+  EXPECT_NE(heap_->allocate(cache, kSize), object);
+  heap_->free(cache, next);
+}
+
+TEST_F(CachesHandedOverTest, NobodyKeepsMuch) {
+  // One thread has room for much, a hundred at once have room for little.
+  {
+    const Cache cache(heap_);
+    std::vector<void*> objects;
+    for (int i = 0; i < 1000; ++i) objects.push_back(heap_->allocate(cache, kSize));
+    for (void* const object : objects) heap_->free(cache, object);
+  }
+  EXPECT_EQ(statistics().handed_out, 0U);
+  {
+    std::vector<std::unique_ptr<Cache>> caches;
+    for (int i = 0; i < 100; ++i) {
+      caches.push_back(std::make_unique<Cache>(heap_));
+      heap_->free(*caches.back(), heap_->allocate(*caches.back(), kSize));
+    }
+  }
+  EXPECT_LE(statistics().handed_out, 32U);
+  heap_.backing().set_under_pressure(true);
+  heap_->trim();
+  do_little();
+  EXPECT_EQ(statistics().handed_out, 0U);
+  heap_.expect_empty();
+}
+
+// Nor for long, when no threads come and go any more.
+TEST_F(CachesHandedOverTest, WhoGoesOnGivesBackWhatNobodyTakes) {
+  const Cache cache(heap_);
+  do_little();
+  EXPECT_GT(statistics().handed_out, 0U);
+  std::vector<void*> objects;
+  for (std::size_t bytes = 0; bytes < 4 * kMiB; bytes += 4096) objects.push_back(heap_->allocate(cache, 4096));
+  EXPECT_EQ(statistics().handed_out, 0U);
+  for (void* const object : objects) heap_->free(cache, object);
+}
+
+TEST_F(CachesHandedOverTest, TheyGiveWayBeforeNull) {
+  const Cache cache(heap_);
+  do_little();
+  EXPECT_GT(statistics().handed_out, 0U);
+  void* const most = heap_->allocate(cache, 256 * kMiB);  // all of the arena
+  EXPECT_NE(most, nullptr);
+  EXPECT_EQ(statistics().handed_out, 0U);
+  heap_->free(cache, most);
+}
+
+TEST_F(CachesHandedOverTest, AChildOfForkMayHaveThem) {
+  const Cache cache(heap_);
+  do_little();
+  heap_->lock_for_fork();
+  heap_->reset_after_fork_child(cache);
+  const Heap::ClassStatistics before = statistics();
+  do_little();
+  EXPECT_EQ(statistics().refills, before.refills);
+  heap_->verify();
+  heap_->trim(cache);
+  heap_.expect_empty();
+}
+
+using CachesHandedOverDeathTest = CachesHandedOverTest;
+
+TEST_F(CachesHandedOverDeathTest, WhatTheLastThreadFreedIsNotFreedAgain) {
+  void* object = nullptr;
+  {
+    const Cache cache(heap_);
+    object = heap_->allocate(cache, kSize);
+    heap_->free(cache, object);
+  }
+  const Cache cache(heap_);
+  EXPECT_DEATH(heap_->free(cache, object), "double free");
 }
 
 TEST(ThreadCache, TheEmptyCacheMisses) {
