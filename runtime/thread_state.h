@@ -4,7 +4,7 @@
 //   cache        the heap's cache of this thread, or ThreadCache::empty(): the only word that malloc and free look at.
 //                Their fast paths miss with the empty cache, so everything unusual is recognised in the slow paths
 //   phase        fresh → creating → caching → retired. Threads begin fresh (memory comes from the loader's TLS image); the
-//                first slow path makes the cache; the pthread key's destructor flushes it at thread exit. What later
+//                first slow path makes the cache; the pthread key's destructor gives it back at thread exit. What later
 //                destructors allocate and free goes to the heap's central lists directly
 //   followed     the pager knows where the thread runs: from its first slow path under a limit on, as that takes a system call
 //   unevictable  how many UnevictableScopes are open: the thread's allocations come from the metadata pool while not 0

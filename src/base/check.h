@@ -55,8 +55,14 @@ constexpr Operand operand(T value) {
 #define POLDER_DCHECK(...) static_cast<void>(sizeof((POLDER_CHECK(__VA_ARGS__), 0)))
 #endif
 
+namespace polder {
+
 #if defined(POLDER_VERIFY_BUILD)
 #define POLDER_VERIFY(...) POLDER_CHECK(__VA_ARGS__)
+inline constexpr bool kVerifyBuild = true;
 #else
 #define POLDER_VERIFY(...) static_cast<void>(sizeof((POLDER_CHECK(__VA_ARGS__), 0)))
+inline constexpr bool kVerifyBuild = false;
 #endif
+
+}  // namespace polder

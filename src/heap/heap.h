@@ -115,13 +115,13 @@ class Heap {
   // the empty cache.
   void destroy_cache(ThreadCache* cache);
 
-  // Gives back what is idle: the quarantine, the objects in this cache and in those that wait for a thread, slabs without objects, resident pages of free runs. Pages
-  // whose address space went back to the buddy or was purged.
+  // Gives back what is idle: the quarantine, the objects in this cache and in those that wait for a thread, slabs without
+  // objects, resident pages of free runs. Pages whose address space went back to the buddy or was purged.
   GranuleCount trim(ThreadCache* cache = ThreadCache::empty());
 
   // Around fork: takes every lock of the heap in rank order; those of the vm layer come after it and are the caller's
   // affair. In the child the caller's thread is the only one, and its cache, if it has any, the `survivor`; what other
-  // threads had in theirs, perhaps half-way in or out, is lost to it.
+  // threads had in theirs, perhaps half-way in or out, is lost to it. Caches that wait for a thread do so there, too.
   void lock_for_fork() POLDER_NO_THREAD_SAFETY_ANALYSIS;
   void unlock_after_fork_parent() POLDER_NO_THREAD_SAFETY_ANALYSIS;
   void reset_after_fork_child(ThreadCache* survivor) POLDER_NO_THREAD_SAFETY_ANALYSIS;
@@ -174,7 +174,8 @@ class Heap {
   Slab* create_slab(SizeClass size_class);
   Occupancy slab_occupancy() const;
   GranuleCount release_slabs(Slab* slabs);
-  // The spans that the thread keeps, empty slabs and dirty runs; whether there were any.
+  // The spans that the thread keeps, caches that wait for a thread, the quarantine, empty slabs and dirty runs; whether
+  // there were any.
   bool give_up_idle(ThreadCache* cache);
   bool free_kept_spans(ThreadCache& cache);
   void enlist_locked(ThreadCache& cache) POLDER_REQUIRES(caches_mutex_);
@@ -182,7 +183,8 @@ class Heap {
   ThreadCache* take_over_cache();
   // Whether the next thread shall have it.
   bool hand_over_locked(ThreadCache& cache) POLDER_REQUIRES(caches_mutex_);
-  enum class Idle : unsigned char { all, unless_used };  // since the last call
+  // Caches that wait for a thread: all, or none if any thread took or left one since the last call.
+  enum class Idle : unsigned char { all, unless_used };
   // Whether there were any.
   bool end_idle_caches(Idle which);
   GranuleCount give_up_idle_granules();
@@ -230,7 +232,8 @@ class Heap {
   mutable os::Mutex caches_mutex_{LockRank::thread_caches};
   ThreadCache* caches_ POLDER_GUARDED_BY(caches_mutex_) = nullptr;
   ThreadCache* idle_caches_ POLDER_GUARDED_BY(caches_mutex_) = nullptr;  // handed over, in no other list
-  unsigned idle_cache_count_ POLDER_GUARDED_BY(caches_mutex_) = 0;
+  static constexpr unsigned kMostIdleCaches = 4;
+  std::atomic<unsigned> idle_cache_count_{0};  // written under caches_mutex_; atomic: read without, to spare the lock
   bool idle_caches_used_ POLDER_GUARDED_BY(caches_mutex_) = false;  // since end_idle_caches()
   std::atomic<std::uint64_t> cache_count_{0};  // written under caches_mutex_; atomic: read without, for an estimate
 

@@ -87,6 +87,13 @@ void Heap::verify() const {
   }
   const std::uint64_t count = cache_count_.load(std::memory_order_relaxed);
   POLDER_CHECK(caches == count, "count of caches is wrong", caches, count);
+  unsigned idle = 0;
+  for (const ThreadCache* cache = idle_caches_; cache != nullptr; cache = cache->next_) {
+    POLDER_CHECK(cache->spans() == nullptr || cache->spans()->empty(), "cache waits for a thread with spans", cache);
+    ++idle;
+  }
+  const unsigned idle_count = idle_cache_count_.load(std::memory_order_relaxed);
+  POLDER_CHECK(idle == idle_count && idle <= kMostIdleCaches, "count of idle caches is wrong", idle, idle_count);
   unlock_own();
   buddy_.verify();
 }

@@ -153,11 +153,12 @@ void ThreadCache::set_capacity(MetadataPool& pool, SizeClass size_class, unsigne
 void ThreadCache::hand_over() {
   for (std::uint64_t present = present_; present != 0; present &= present - 1) {
     const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
-    if (is_outgoing(size_class)) continue;
     swept_count_[size_class.index - 1] = static_cast<std::uint16_t>(count(size_class));
     magazines_[size_class.index].start_limit = 0;
-    handed_over_ |= bit_of(size_class);
   }
+  handed_over_ = present_;
+  used_ = 0;
+  was_full_ = 0;
 }
 
 bool ThreadCache::claim_used(SizeClass size_class) {
@@ -180,6 +181,7 @@ void ThreadCache::remove_empty(MetadataPool& pool, SizeClass size_class) {
   magazine.top = magazine.limit = const_cast<void**>(&kNullSlot);
   capacity_[size_class.index] = 0;
   present_ &= ~bit_of(size_class);
+  was_full_ &= ~bit_of(size_class);
   claim(size_class);
 }
 
@@ -205,6 +207,7 @@ void ThreadCache::drop_oldest(SizeClass size_class, unsigned dropped) {
   void** const first = base(size_class) + 1;
   std::memmove(first, first + dropped, (held - dropped) * sizeof(void*));
   magazines_[size_class.index].top -= dropped;
+  if (is_handed_over(size_class)) swept_count_[size_class.index - 1] -= static_cast<std::uint16_t>(dropped);
 }
 
 bool ThreadCache::note_use(SizeClass size_class, unsigned objects) {
@@ -224,6 +227,7 @@ std::uint64_t ThreadCache::idle_classes() {
   std::uint64_t idle = 0;
   for (std::uint64_t present = present_; present != 0; present &= present - 1) {
     const SizeClass size_class{static_cast<std::uint8_t>(std::countr_zero(present) + 1)};
+    if (is_handed_over(size_class)) claim_used(size_class);  // before the counts are the same
     const unsigned held = count(size_class);
     std::uint16_t& swept = swept_count_[size_class.index - 1];
     const bool keeps = held != 0 || (stretched_ & bit_of(size_class)) != 0;
@@ -240,12 +244,10 @@ bool ThreadCache::is_freed_twice(GranuleKind kind, const void* pointer) const {
     void* const* const storage = magazine.limit - kFirstCapacity;
     return std::find(storage, static_cast<void* const*>(magazine.limit), pointer) != magazine.limit;
   }
-#if defined(POLDER_VERIFY_BUILD)
-  for (void* const* slot = magazine.top; *slot != nullptr; --slot) {
-    if (*slot == pointer) return true;
-  }
-#endif
-  return *magazine.top == pointer;
+  if (!kVerifyBuild && !is_handed_over(class_of(kind))) return *magazine.top == pointer;
+  void* const* slot = magazine.top;
+  while (*slot != nullptr && *slot != pointer) --slot;
+  return *slot == pointer;
 }
 
 }  // namespace polder

@@ -19,8 +19,8 @@
 //                                               ^top == limit
 //
 // A cache that has room for little only, because its thread did little, is handed over to the next thread with what is in
-// it: programs start a thread for a small task, which then needs no lock but one. What it took over and never allocated
-// from counts as never allocated from: such a magazine refuses to be freed to.
+// it: a thread that is started for a small task then needs one lock when it begins and one when it ends. A magazine that it
+// took over and never allocated from itself refuses what it frees: that goes to an outgoing buffer.
 //
 // Source: J. Bonwick, J. Adams, "Magazines and Vmem" (USENIX 2001).
 #pragma once
@@ -63,9 +63,7 @@ class alignas(64) ThreadCache {
     const std::uintptr_t offset = reinterpret_cast<std::uintptr_t>(pointer) & magazine.offset_mask;
     if (!is_object_start(offset, magazine.start_test, magazine.start_limit)) [[unlikely]]
       return false;
-#if defined(POLDER_VERIFY_BUILD)
-    if (is_freed_twice(kind, pointer)) return false;
-#endif
+    if (kVerifyBuild && is_freed_twice(kind, pointer)) return false;
     top[1] = pointer;
     magazine.top = top + 1;
     return true;
@@ -110,10 +108,12 @@ class alignas(64) ThreadCache {
   void* const* oldest(SizeClass size_class) const { return base(size_class) + 1; }
   void drop_oldest(SizeClass size_class, unsigned dropped);
 
-  // When its thread ends and the next one gets the cache as it is: every magazine refuses frees until claim().
+  // When its thread ends and the next one gets the cache as it is, outgoing buffers included: every magazine refuses frees
+  // until it is claimed.
   void hand_over();
   bool is_handed_over(SizeClass size_class) const { return (handed_over_ & bit_of(size_class)) != 0; }
-  // Makes it the thread's own. False, and nothing is done, when the thread has not allocated from it so far.
+  // Makes the magazine the thread's own. False, and nothing is done, when the thread has not allocated from it so far: then
+  // it holds as many objects as at the hand-over, less those that drop_oldest() took.
   bool claim_used(SizeClass size_class);
   void claim(SizeClass size_class);
   // Takes an empty magazine's storage away.
@@ -136,7 +136,8 @@ class alignas(64) ThreadCache {
   // count since the last call, as present().
   std::uint64_t idle_classes();
 
-  // Whether the pointer is in the outgoing buffer, or was freed last (verify builds: is anywhere in the magazine). Another
+  // Whether the pointer is in the outgoing buffer, or was freed last (or, where it was handed over and in verify builds, is
+  // anywhere in the magazine). Another
   // one that is in the magazine twice is found when it leaves it.
   bool is_freed_twice(GranuleKind kind, const void* pointer) const;
 
@@ -188,12 +189,12 @@ class alignas(64) ThreadCache {
 
   Magazine magazines_[kGranuleKindCount] = {};       // first: two to a cache line
   std::uint16_t capacity_[kGranuleKindCount] = {};   // objects between base and limit
-  std::uint16_t swept_count_[kSizeClassCount] = {};  // objects at the last sweep, by class index - 1
+  std::uint16_t swept_count_[kSizeClassCount] = {};  // objects at the last sweep or hand-over, by class index - 1
   std::uint64_t present_ = 0;
   std::uint64_t used_ = 0;         // classes noted since, as present()
   std::uint64_t was_full_ = 0;     // since they were empty, as present()
   std::uint64_t stretched_ = 0;    // with room from the spare bytes, as present()
-  std::uint64_t handed_over_ = 0;  // not claimed yet, as present(); the count at that time is the swept one
+  std::uint64_t handed_over_ = 0;  // not claimed yet, as present()
   SpanCache* spans_ = nullptr;
   std::uint32_t spare_bytes_ = kSpareBytes;
   std::uint32_t uses_ = 0;       // since the last sweep

@@ -76,6 +76,38 @@ TEST(HeapThreads, FreeWhatOthersAllocated) {
   heap.expect_empty();
 }
 
+// Threads that do little, one after the other, and hand over their caches while others sweep, trim and verify.
+TEST(HeapThreads, CachesComeAndGo) {
+  HeapInstance heap = hopping_heap(std::size_t{256} << 20);
+  constexpr std::size_t kSlots = 100;
+  auto slots = std::make_unique<std::atomic<Object*>[]>(kSlots);
+  std::vector<std::thread> threads;
+  for (unsigned thread = 0; thread < kThreads; ++thread) {
+    threads.emplace_back([&, thread] {
+      std::mt19937_64 random(thread);
+      for (int step = 0; step < kSteps;) {
+        const Cache cache(heap);
+        for (std::uint64_t left = random() % 40; left != 0; --left, ++step) {
+          Object* const fresh = random() % 4 == 0 ? nullptr : make(heap.heap(), cache, random);
+          Object* const old = slots[random() % kSlots].exchange(fresh, std::memory_order_acq_rel);
+          if (old != nullptr) unmake(heap.heap(), cache, old);
+        }
+        if (random() % 1000 == 0) heap->trim(random() % 2 == 0 ? cache : ThreadCache::empty());
+        ++step;
+      }
+    });
+  }
+  for (int i = 0; i < 20; ++i) heap->verify();
+  for (std::thread& thread : threads) thread.join();
+  heap->verify();
+  const Cache cache(heap);
+  for (std::size_t i = 0; i < kSlots; ++i) {
+    if (Object* const object = slots[i].load()) unmake(heap.heap(), cache, object);
+  }
+  heap->trim(cache);
+  heap.expect_empty();
+}
+
 TEST(HeapThreads, OneAllocatesAnotherFrees) {
   HeapInstance heap = hopping_heap(std::size_t{256} << 20);
   constexpr unsigned kRing = 256;

@@ -176,6 +176,43 @@ TEST_F(CachesHandedOverTest, WhatAnotherThreadAllocatedIsNot) {
   heap_->free(cache, next);
 }
 
+TEST_F(CachesHandedOverTest, NorWhenItsMagazineWasEmptiedMeanwhile) {
+  const Cache other(heap_);
+  void* const object = heap_->allocate(other, kSize);
+  do_little();
+  const Cache cache(heap_);
+  ASSERT_GT(cache->count(size_class_for(kSize)), 0U);
+  heap_->trim(cache);
+  heap_->free(cache, object);
+  void* const next = heap_->allocate(cache, kSize);
+  EXPECT_NE(next, object);
+  heap_->free(cache, next);
+}
+
+// Every thread frees what its creator allocated for it: together more than an outgoing buffer holds.
+TEST_F(CachesHandedOverTest, NorWhenThreadsBeforeFreedAsMuch) {
+  const Cache other(heap_);
+  std::vector<void*> objects;
+  for (int i = 0; i < 50; ++i) objects.push_back(heap_->allocate(other, kSize));
+  for (void* const object : objects) {
+    const Cache cache(heap_);
+    heap_->free(cache, object);
+    EXPECT_EQ(cache->count(size_class_for(kSize)), 0U);
+  }
+}
+
+TEST_F(CachesHandedOverTest, WhatTheThreadUsedIsItsOwnAfterASweep) {
+  do_little();
+  const Cache cache(heap_);
+  void* const object = heap_->allocate(cache, kSize);
+  std::vector<void*> objects;
+  for (std::size_t bytes = 0; bytes < 4 * kMiB; bytes += 4096) objects.push_back(heap_->allocate(cache, 4096));
+  heap_->free(cache, object);
+  objects.push_back(heap_->allocate(cache, kSize));
+  EXPECT_EQ(objects.back(), object);
+  for (void* const each : objects) heap_->free(cache, each);
+}
+
 TEST_F(CachesHandedOverTest, NobodyKeepsMuch) {
   // One thread has room for much, a hundred at once have room for little.
   {
@@ -237,14 +274,18 @@ TEST_F(CachesHandedOverTest, AChildOfForkMayHaveThem) {
 using CachesHandedOverDeathTest = CachesHandedOverTest;
 
 TEST_F(CachesHandedOverDeathTest, WhatTheLastThreadFreedIsNotFreedAgain) {
-  void* object = nullptr;
+  void* first = nullptr;
+  void* last = nullptr;
   {
     const Cache cache(heap_);
-    object = heap_->allocate(cache, kSize);
-    heap_->free(cache, object);
+    first = heap_->allocate(cache, kSize);
+    last = heap_->allocate(cache, kSize);
+    heap_->free(cache, first);
+    heap_->free(cache, last);
   }
   const Cache cache(heap_);
-  EXPECT_DEATH(heap_->free(cache, object), "double free");
+  EXPECT_DEATH(heap_->free(cache, first), "double free");
+  EXPECT_DEATH(heap_->free(cache, last), "double free");
 }
 
 TEST(ThreadCache, TheEmptyCacheMisses) {
