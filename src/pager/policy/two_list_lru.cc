@@ -38,6 +38,8 @@ void TwoListLru::balance_locked() {
   while (lists_.length(kActive) > 2 * lists_.length(kInactive)) {
     lists_.move_to_head(lists_.tail(kActive), kInactive);
   }
+  const std::uint32_t oldest = lists_.tail(kActive);
+  if (clock_ % kEvictionsPerDemotion == 0 && oldest != FolioLists::kNone) lists_.move_to_head(oldest, kInactive);
 }
 
 Policy::Turn TwoListLru::turn_locked(Victim& victim) {

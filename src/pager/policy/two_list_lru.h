@@ -5,10 +5,15 @@
 //   refused by the kernel or the store      head of active: everything else is tried before it is tried again
 //   refault within the active list's reach  head of active; a later one: head of inactive
 //   choose                                  tail of inactive; the tail of active is demoted whenever inactive holds
-//                                           less than a third of all
+//                                           less than a third of all, and once in kEvictionsPerDemotion evictions
 //
 // Refault distance is counted in evicted folios: folios that return before as many others were evicted as the lists
 // hold would have stayed with a little more memory.
+//
+// The kernel learns from accessed bits what of the active list is used no more. Here nothing tells, so that each of its
+// folios has to prove itself again from time to time. (Measured on traces of two sizes, misses with this to without: quicksort with
+// memory for a quarter of its data 0.89 and 0.93, for a half 0.96 and 0.98, for three quarters 1.02 and 1.01; all others 0.996
+// to 1.014.)
 #pragma once
 
 #include "pager/policy/policy.h"
@@ -27,6 +32,7 @@ class TwoListLru final : public Policy {
  private:
   static constexpr unsigned kInactive = 1;
   static constexpr unsigned kActive = 2;
+  static constexpr std::uint32_t kEvictionsPerDemotion = 10;
 
   void arrived_locked(std::uint32_t folio, PageMask pages, Arrival how) override POLDER_REQUIRES(mutex_);
   Turn turn_locked(Victim& victim) override POLDER_REQUIRES(mutex_);

@@ -189,6 +189,20 @@ TEST_F(TwoLists, ActiveNeverStarvesInactive) {
   EXPECT_LE(active().value, 2 * (ageing_->aged().value - active().value) + 2);
 }
 
+TEST_F(TwoLists, WhatWasHotOnceLeavesWhenItIsNotAnyMore) {
+  ageing_.arrive(0, Arrival::staged);
+  ageing_.arrive(1, Arrival::staged);
+  for (std::uint32_t i = 2; i < 12; ++i) ageing_.arrive(i, Arrival::zero);
+  // A scan: whatever is chosen comes again. Folio 1 proves itself each time.
+  unsigned scanned = 0;
+  for (std::uint32_t folio = ageing_.choose_folio(); folio != 0 && scanned < 1000; folio = ageing_.choose_folio()) {
+    ageing_.arrive(folio, folio == 1 ? Arrival::staged : Arrival::zero);
+    ++scanned;
+  }
+  EXPECT_GT(scanned, 5U);
+  EXPECT_LT(scanned, 100U);
+}
+
 TEST_F(TwoLists, WhatIsFilledAheadDoesNotGetYounger) {
   for (std::uint32_t i = 0; i < 3; ++i) ageing_.arrive(i, Arrival::zero);
   ageing_.arrive(0, Arrival::ahead);
