@@ -11,9 +11,9 @@
 // hold would have stayed with a little more memory.
 //
 // The kernel learns from accessed bits what of the active list is used no more. Here nothing tells, so that each of its
-// folios has to prove itself again from time to time. (Measured on traces of two sizes, misses with this to without: quicksort with
-// memory for a quarter of its data 0.89 and 0.93, for a half 0.96 and 0.98, for three quarters 1.02 and 1.01; all others 0.996
-// to 1.014.)
+// folios has to prove itself again from time to time. (Measured on traces of two sizes, misses with this to without:
+// quicksort with memory for a quarter of its data 0.89 and 0.93, for a half 0.96 and 0.98, for three quarters 1.02 and
+// 1.01; all others 0.996 to 1.014.)
 #pragma once
 
 #include "pager/policy/policy.h"
