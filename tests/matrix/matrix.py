@@ -203,8 +203,9 @@ def compare(directory, what, command, tight=None, stdin=None, timeout=360, witne
     """Runs the command as it is, and in every way with the library: same status (0), output and files.
 
     Each run has an empty working directory of its own, whose contents at the end count as output. `tight` is a limit with
-    which the command itself must page; with `hardened` it and no limit are tried in a hardened heap too. `timeout` tells a run that hangs from a slow one (40 s when
-    the machine is idle, 120 s were not enough beside other tests). Returns the plain run, for checks against what is known.
+    which the command itself must page; with `hardened` it and no limit are tried in a hardened heap too. `timeout` tells a
+    run that hangs from a slow one (40 s on an idle machine; 120 s were not enough beside other tests). Returns the plain
+    run, for checks against what is known.
     """
     variables = harness.environment(preload=False, **{"LC_ALL": "C", "HOME": str(directory), "TZ": "UTC", **environment})
     command = [str(word) for word in command]
