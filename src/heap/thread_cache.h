@@ -136,9 +136,8 @@ class alignas(64) ThreadCache {
   // count since the last call, as present().
   std::uint64_t idle_classes();
 
-  // Whether the pointer is in the outgoing buffer, or was freed last (or, where it was handed over and in verify builds, is
-  // anywhere in the magazine). Another
-  // one that is in the magazine twice is found when it leaves it.
+  // Whether the pointer is in the outgoing buffer, or was freed last (where the magazine was handed over and in verify
+  // builds: is anywhere in it). Another one that is in the magazine twice is found when it leaves it.
   bool is_freed_twice(GranuleKind kind, const void* pointer) const;
 
  private:

@@ -24,10 +24,10 @@ class CentralsTest : public testing::Test {
     processors = 4;
   }
 
-  // One that comes to a cache without objects, so from a central list.
+  // As a thread of its own, from a central list: not from what a thread before it may have left.
   void* allocate_on(unsigned on) {
     processor = on;
-    const Cache thread(heap_);  // without what it would leave to the next
+    const Cache thread(heap_);
     return heap_->allocate(ThreadCache::empty(), kSize);
   }
   void free_on(unsigned on, void* object) {

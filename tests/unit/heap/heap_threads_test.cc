@@ -7,6 +7,7 @@
 #include <atomic>
 #include <memory>
 #include <random>
+#include <span>
 #include <thread>
 #include <vector>
 
@@ -44,6 +45,15 @@ void unmake(Heap& heap, ThreadCache* cache, Object* object) {
   heap.free(cache, object);
 }
 
+void unmake_all(HeapInstance& heap, std::span<std::atomic<Object*>> slots) {
+  const Cache cache(heap);
+  for (const std::atomic<Object*>& slot : slots) {
+    if (Object* const object = slot.load()) unmake(heap.heap(), cache, object);
+  }
+  heap->trim(cache);
+  heap.expect_empty();
+}
+
 HeapInstance hopping_heap(std::size_t arena_size) {
   return HeapInstance(arena_size, FakeBacking::Memory::real, os::monotonic_ns, Hardening::off, kHopping);
 }
@@ -68,12 +78,7 @@ TEST(HeapThreads, FreeWhatOthersAllocated) {
   for (int i = 0; i < 5; ++i) heap->verify();
   for (std::thread& thread : threads) thread.join();
   heap->verify();
-  const Cache cache(heap);
-  for (std::size_t i = 0; i < kSlots; ++i) {
-    if (Object* const object = slots[i].load()) unmake(heap.heap(), cache, object);
-  }
-  heap->trim(cache);
-  heap.expect_empty();
+  unmake_all(heap, {slots.get(), kSlots});
 }
 
 // Threads that do little, one after the other, and hand over their caches while others sweep, trim and verify.
@@ -100,12 +105,7 @@ TEST(HeapThreads, CachesComeAndGo) {
   for (int i = 0; i < 20; ++i) heap->verify();
   for (std::thread& thread : threads) thread.join();
   heap->verify();
-  const Cache cache(heap);
-  for (std::size_t i = 0; i < kSlots; ++i) {
-    if (Object* const object = slots[i].load()) unmake(heap.heap(), cache, object);
-  }
-  heap->trim(cache);
-  heap.expect_empty();
+  unmake_all(heap, {slots.get(), kSlots});
 }
 
 TEST(HeapThreads, OneAllocatesAnotherFrees) {
